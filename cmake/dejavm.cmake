@@ -1,0 +1,46 @@
+# Compiler settings and the helpers that every room's CMakeLists.txt uses.
+include(GNUInstallDirs)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(ELF REQUIRED IMPORTED_TARGET libelf)
+pkg_check_modules(DW REQUIRED IMPORTED_TARGET libdw)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+find_package(zydis REQUIRED)
+find_package(Threads REQUIRED)
+
+add_library(dejavm_flags INTERFACE)
+target_compile_definitions(dejavm_flags INTERFACE _GNU_SOURCE)
+target_compile_options(dejavm_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow -Wstrict-prototypes>
+  -fno-strict-aliasing -fno-common -fvisibility=hidden)
+if(DEJAVM_SANITIZE)
+  target_compile_options(dejavm_flags INTERFACE -fsanitize=address,undefined
+    -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(dejavm_flags INTERFACE -fsanitize=address,undefined)
+endif()
+
+# dejavm_room(NAME SOURCES f.c... [LINK target...])
+# One static library per room. LINK names the rooms (and packages) it may know; a room not named there
+# is not on the link line, so an include against the arrows does not go unnoticed.
+function(dejavm_room name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${arg_LINK} PRIVATE dejavm_flags)
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+endfunction()
+
+# dejavm_test(NAME SOURCES f.c... LINK target... [ARGS a...] [LABELS l...] [TIMEOUT seconds])
+# A cmocka test program, run by ctest.
+function(dejavm_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LINK;ARGS;LABELS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LINK} dejavm_flags cmocka)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${name} COMMAND ${name} ${arg_ARGS})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
+    SKIP_RETURN_CODE 77)
+endfunction()

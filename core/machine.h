@@ -1,0 +1,122 @@
+/*
+ * The machine outside the line: port and MMIO space, interrupt lines, the clock and timers that devices use.
+ * Replay needs none of it.
+ *
+ * Threads: everything here is called on the vCPU thread, while the vCPU is stopped.
+ */
+#ifndef DEJAVM_CORE_MACHINE_H
+#define DEJAVM_CORE_MACHINE_H
+
+#include "core/base/error.h"
+#include "core/base/types.h"
+#include "core/ram.h"
+
+struct machine;
+
+/* How the run shall end, asked for by a device (exit port, reset). */
+enum machine_end {
+    MACHINE_END_NONE = 0,
+    MACHINE_END_DEBUG_EXIT, /* status = the value written to the exit port */
+    MACHINE_END_RESET,      /* keyboard controller or other reset */
+    MACHINE_END_POWEROFF,
+};
+
+/* Offset is relative to the start of the registered range. size: 1, 2, 4 (ports), also 8 (MMIO). */
+typedef uint64_t (*io_read_fn)(void *device, uint64_t offset, unsigned size);
+typedef void (*io_write_fn)(void *device, uint64_t offset, unsigned size, uint64_t value);
+
+struct io_range {
+    uint64_t start, length;
+    io_read_fn read;   /* NULL: reads give all ones */
+    io_write_fn write; /* NULL: writes are dropped */
+    void *device;
+    const char *name;
+};
+
+/* A one-shot timer of a device. Embedded in the device; armed and disarmed by the functions below. */
+struct machine_timer {
+    uint64_t deadline_ns; /* machine clock; only valid while armed */
+    bool armed;
+    void (*fire)(void *device, uint64_t now_ns);
+    void *device;
+    struct machine_timer *next;
+};
+
+/* What devices use to make the outside know: host back-ends, all optional (NULL function = discarded). */
+struct machine_host {
+    /* Bytes the guest printed. channel: 0 = first serial port, 1 = debug console (0xe9). */
+    void (*console_output)(void *context, unsigned channel, const uint8_t *data, size_t length);
+    /* Seconds since 1970-01-01 UTC at machine clock 0 (asked once, when the RTC is attached). */
+    int64_t start_time_s;
+    void *context;
+};
+
+/* The interrupt controller registers itself here, so that devices and the session need not know which it is. */
+struct interrupt_controller {
+    void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
+    bool (*pending)(void *device);                            /* an interrupt waits for the vCPU (INTR high) */
+    uint8_t (*acknowledge)(void *device);                     /* INTA: takes the vector */
+    void *device;
+};
+
+/* Owns what a device allocated; called in reverse order of registration. */
+typedef void (*device_destroy_fn)(void *device);
+
+int machine_create(struct machine **out, struct guest_ram *ram, const struct machine_host *host,
+                   struct error *err) must_check;
+void machine_destroy(struct machine *m); /* destroys the devices too; NULL is fine */
+
+struct guest_ram *machine_ram(struct machine *m);
+const struct machine_host *machine_host(struct machine *m);
+
+/* Overlap with a registered range is an error (-EEXIST) that names both. range->name must live on. */
+int machine_add_ports(struct machine *m, const struct io_range *range, struct error *err) must_check;
+int machine_add_mmio(struct machine *m, const struct io_range *range, struct error *err) must_check;
+int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *device, struct error *err) must_check;
+void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
+
+/* Dispatch. An access that no range covers reads all ones and is counted; one that crosses ranges is split. */
+uint64_t machine_port_read(struct machine *m, uint16_t port, unsigned size);
+void machine_port_write(struct machine *m, uint16_t port, unsigned size, uint64_t value);
+uint64_t machine_mmio_read(struct machine *m, gpa_t gpa, unsigned size);
+void machine_mmio_write(struct machine *m, gpa_t gpa, unsigned size, uint64_t value);
+
+/* One entry per unclaimed port / 4 KiB frame, capped (the rest is counted under the last entry). */
+struct unclaimed {
+    uint64_t address; /* port, or gpa of the frame */
+    uint64_t reads, writes;
+};
+size_t machine_unclaimed_ports(const struct machine *m, const struct unclaimed **list);
+size_t machine_unclaimed_mmio(const struct machine *m, const struct unclaimed **list);
+
+/*
+ * The machine clock: nanoseconds since the start of the recording, never backwards. The session sets it
+ * before it calls into devices; devices only read it, so one device access sees one time.
+ */
+uint64_t machine_clock_ns(const struct machine *m);
+void machine_set_clock_ns(struct machine *m, uint64_t now_ns); /* ignored if it would go backwards */
+
+void machine_timer_init(struct machine_timer *t, void (*fire)(void *device, uint64_t now_ns), void *device);
+void machine_timer_arm(struct machine *m, struct machine_timer *t, uint64_t deadline_ns); /* re-arms if armed */
+void machine_timer_disarm(struct machine *m, struct machine_timer *t);
+uint64_t machine_next_deadline_ns(const struct machine *m); /* UINT64_MAX: none */
+/* Fires every timer whose deadline is <= the clock, earliest first; a fired timer may arm itself again. */
+void machine_run_timers(struct machine *m);
+
+void machine_set_irq(struct machine *m, unsigned irq, bool level);
+bool machine_interrupt_pending(const struct machine *m);
+uint8_t machine_interrupt_acknowledge(struct machine *m);
+
+/* The first request stays. */
+void machine_request_end(struct machine *m, enum machine_end end, uint32_t status);
+enum machine_end machine_end(const struct machine *m, uint32_t *status);
+
+/*
+ * Bytes for the guest's serial port from the host. Returns how many were taken (the port has a FIFO); the
+ * rest is to be offered again after the guest read some.
+ */
+typedef size_t (*input_fn)(void *device, const uint8_t *data, size_t length);
+void machine_set_input(struct machine *m, input_fn take, void *device);
+size_t machine_input(struct machine *m, const uint8_t *data, size_t length);
+
+#endif

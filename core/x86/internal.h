@@ -1,0 +1,245 @@
+/*
+ * The emulator's own state, and what its files call of each other. Private to core/x86.
+ *
+ *   decode.c stub.c code_arena.c exec_stub.c fpu_state.c   plans, host code, x87/SSE/AVX state
+ *   mmu.c segment.c exception.c far.c segment_ops.c system.c msr.c   what defines the machine
+ *   emu.c block.c near.c string.c io.c inspect.c   run loop, decoded code, control flow, string, I/O
+ */
+#ifndef DEJAVM_CORE_X86_INTERNAL_H
+#define DEJAVM_CORE_X86_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "core/cpu_model.h"
+#include "core/engine.h"
+#include "core/x86/plan.h"
+
+/*
+ * Software TLB, direct-mapped by linear page number, one set per context. A tag equals the linear address of
+ * the page when that kind of access may go straight to host memory at (linear + addend); otherwise it is
+ * TLB_INVALID, which no page address equals.
+ *   - write is only set for pages already marked dirty and without decoded code;
+ *   - exec and read are set on their own, so that A bits and permissions are exact;
+ *   - MMIO is never entered.
+ */
+#define TLB_ENTRIES 1024u
+#define TLB_INVALID ((uint64_t)1)
+
+struct tlb_entry {
+    uint64_t read, write, exec;
+    uintptr_t addend;
+};
+
+enum tlb_context {
+    TLB_USER,        /* CPL 3 */
+    TLB_KERNEL,      /* CPL 0..2, user pages not accessible for data (SMAP on and AC = 0) */
+    TLB_KERNEL_AC,   /* CPL 0..2, user pages accessible (SMAP off or AC = 1) */
+    TLB_CONTEXTS
+};
+
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
+
+/* An exception to deliver. */
+struct fault {
+    uint8_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+    uint64_t cr2; /* with VEC_PF */
+};
+
+struct block;       /* block.h */
+struct block_cache;
+struct code_arena;  /* code_arena.h */
+
+struct emu {
+    struct vcpu_state cpu; /* first: generated code addresses GPRs and vector registers from here */
+
+    uint64_t host_scratch[8]; /* for stubs: saved host MXCSR, ... */
+    struct tlb_entry *tlb;    /* tlb of the current context: tlb_sets[context] */
+    position_t position;      /* transitions completed */
+    position_t limit;         /* of the current run */
+    uint64_t next_rip;        /* valid while a handler runs: RIP + length, truncated to the code size */
+    struct fault fault;       /* with STEP_FAULT */
+    int stop_reason;          /* enum engine_stop, with STEP_EXIT / STEP_STOP */
+    atomic_int attention;     /* engine_kick */
+    bool block_gone;          /* the code being executed was written: leave the block after this instruction */
+    bool x87_live;            /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
+
+    struct engine engine;
+    struct guest_ram *ram;
+    struct boundary *boundary;
+    const struct cpu_model *model;
+    uint64_t dirty_generation; /* ram->dirty_generation that the TLB's write tags were made under */
+    struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
+    struct block_cache *blocks;
+    struct code_arena *arena;
+    struct error error; /* message of a run that fails */
+    uint8_t *bounce;    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
+    const struct engine_match *match; /* of the current run, or NULL */
+    unsigned physical_bits;   /* MAXPHYADDR of the CPU model */
+    uint8_t fpu_image[512] __attribute__((aligned(64)));
+};
+
+/* ---- exception.c ---- */
+
+/* Fill in e->fault and return STEP_FAULT. */
+enum step raise_exception(struct emu *e, unsigned vector);                      /* no error code */
+enum step raise_exception_code(struct emu *e, unsigned vector, uint32_t code);
+enum step raise_page_fault(struct emu *e, gva_t address, uint32_t code);
+/*
+ * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN). RIP is
+ * that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not count position.
+ * Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
+ */
+enum step deliver_fault(struct emu *e);
+enum event_class { EVENT_EXTERNAL, EVENT_NMI_CLASS, EVENT_SOFTWARE_INT, EVENT_INT3_INTO, EVENT_INT1, EVENT_FAULT };
+/*
+ * One delivery attempt (SDM 3, chapter 6). For software interrupts return_rip is after the instruction.
+ * STEP_NEXT when delivered; STEP_FAULT with e->fault set and state unchanged when the delivery itself faults.
+ */
+enum step deliver_event(struct emu *e, unsigned vector, enum event_class event, bool has_error_code,
+                        uint32_t error_code, uint64_t return_rip);
+
+/* ---- mmu.c ---- */
+
+void tlb_flush(struct emu *e);             /* all contexts, global pages included */
+void tlb_flush_page(struct emu *e, gva_t page);
+void tlb_flush_writes(struct emu *e);      /* write tags only: after the dirty list was cleared */
+void tlb_forbid_write(struct emu *e, uint64_t ram_page); /* write tags of one RAM page: it now holds decoded code */
+void tlb_select(struct emu *e);            /* e->tlb after a change of CPL, AC, CR4.SMAP */
+
+/*
+ * Translates one linear address for an access, with all permission checks, setting A/D; TLB filled in for RAM. supervisor: an
+ * implicit system access (descriptor tables, TSS), done as CPL 0 and with AC ignored. STEP_NEXT or STEP_FAULT.
+ */
+enum step mmu_translate(struct emu *e, gva_t linear, enum access access, bool supervisor, gpa_t *gpa);
+
+/*
+ * Linear memory at the current CPL, any alignment, up to 512 bytes, across a page too: both pages are
+ * checked before anything is read or written. MMIO goes through the boundary. STEP_NEXT, STEP_FAULT or STEP_STOP.
+ */
+enum step mem_read(struct emu *e, gva_t linear, void *out, size_t length);
+enum step mem_write(struct emu *e, gva_t linear, const void *data, size_t length);
+enum step mem_check_write(struct emu *e, gva_t linear, size_t length); /* as mem_write, writes nothing */
+/* The same with supervisor rights. */
+enum step mem_read_system(struct emu *e, gva_t linear, void *out, size_t length);
+enum step mem_write_system(struct emu *e, gva_t linear, const void *data, size_t length);
+
+/*
+ * An operand for host code. data is the operand itself in guest RAM, or a bounce buffer (page-crossing, MMIO, page with
+ * decoded code) already filled in when it is read. After the host code ran, mem_unmap writes a bounced
+ * operand back. mem_unmap can only end in STEP_NEXT, or STEP_STOP for MMIO; a mapped operand may be abandoned.
+ */
+struct mem_map {
+    void *data;
+    gva_t linear;
+    size_t length;
+    uint8_t access; /* enum plan_mem_access */
+    bool bounced;
+};
+enum step mem_map(struct emu *e, gva_t linear, size_t length, unsigned access, struct mem_map *out);
+enum step mem_unmap(struct emu *e, const struct mem_map *map);
+
+/* Fast path of mem_read/mem_write/mem_map for an operand inside one page: the host address, or NULL. */
+static inline uint8_t *tlb_host(struct emu *e, gva_t linear, size_t length, unsigned access)
+{
+    struct tlb_entry *t = &e->tlb[(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    uint64_t page = linear & ~PAGE_MASK;
+    if (unlikely((linear & PAGE_MASK) + length > PAGE_SIZE_BYTES))
+        return NULL;
+    if (unlikely((access & PLAN_MEM_WRITE) && t->write != page))
+        return NULL;
+    if (unlikely((access & PLAN_MEM_READ) && t->read != page))
+        return NULL;
+    return (uint8_t *)(linear + t->addend);
+}
+
+/* Host bytes of the page that holds code at linear (TLB exec access), for the block cache. */
+enum step mmu_fetch_page(struct emu *e, gva_t linear, uint64_t *ram_page, const uint8_t **host);
+
+/* ---- segment.c ---- */
+
+/* Effective address (offset) of the plan's memory operand, truncated to the address size. */
+uint64_t plan_offset(const struct emu *e, const struct plan *p);
+/*
+ * seg:offset to linear, with limit, type and canonical checks for length bytes (SDM 3, 5.3 and 5.5): #GP(0), #SS(0).
+ * access: ACCESS_*. The linear address is truncated to 32 bits outside 64-bit mode.
+ */
+enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t length, enum access access,
+                         gva_t *linear);
+/* The plan's memory operand: plan_offset and segment_linear in one. */
+enum step plan_linear(struct emu *e, const struct plan *p, size_t length, enum access access, gva_t *linear);
+
+/* Loads a segment register as MOV/POP/LDS do, with all checks; CS is not allowed here. */
+enum step segment_load(struct emu *e, unsigned seg, uint16_t selector);
+/* Code size in bytes (2, 4, 8) by CS and EFER; stack width by SS. */
+unsigned code_size(const struct emu *e);
+unsigned stack_width(const struct emu *e);
+
+/* Stack, at the current stack width; size 2, 4, 8 is what RSP moves by. RSP changes only on STEP_NEXT. */
+enum step stack_push(struct emu *e, uint64_t value, unsigned size);
+enum step stack_pop(struct emu *e, uint64_t *value, unsigned size);
+/* Sets RIP after a near branch: checks limit or canonicality (#GP(0)). Truncates to op_size. STEP_JUMP or STEP_FAULT. */
+enum step near_branch(struct emu *e, uint64_t target, unsigned op_size);
+
+/* ---- system.c, msr.c ---- */
+
+/* CR writes with every check and consequence (mode switches, TLB). STEP_NEXT or STEP_FAULT. */
+enum step write_cr0(struct emu *e, uint64_t value);
+enum step write_cr3(struct emu *e, uint64_t value);
+enum step write_cr4(struct emu *e, uint64_t value);
+/* RFLAGS as POPF/IRET write it: mask says which bits may change; TLB context (AC) is kept in step. */
+void set_rflags(struct emu *e, uint64_t value, uint64_t mask);
+
+/* ---- fpu_state.c ---- */
+
+/* Moves the guest's x87 state out of the host's registers into cpu.fpu (nothing if it is there already). */
+void x87_sync(struct emu *e);
+/* #NM, #UD checks before an x87, MMX, SSE or AVX instruction, by CR0.EM/TS/MP, CR4.OSFXSR/OSXSAVE, XCR0. */
+enum fpu_class { FPU_X87, FPU_WAIT, FPU_MMX, FPU_SSE, FPU_AVX };
+enum step fpu_check(struct emu *e, enum fpu_class class);
+
+/* ---- block.c ---- */
+
+struct block_cache *block_cache_create(void);
+void block_cache_destroy(struct block_cache *c);
+void block_cache_flush(struct emu *e);
+/* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
+void block_invalidate(struct emu *e, uint64_t offset, size_t length);
+
+/* ---- small helpers ---- */
+
+static inline uint64_t truncate_to(uint64_t value, unsigned bytes)
+{
+    return bytes >= 8 ? value : value & ((1ull << (bytes * 8)) - 1);
+}
+
+static inline uint64_t gpr_read(const struct emu *e, unsigned reg, unsigned bytes)
+{
+    if (reg & PLAN_REG_HIGH)
+        return (e->cpu.gpr[reg & 0xf] >> 8) & 0xff;
+    return truncate_to(e->cpu.gpr[reg], bytes);
+}
+
+/* Writes as hardware does: 4 bytes zero-extend, 1 and 2 bytes leave the rest. */
+static inline void gpr_write(struct emu *e, unsigned reg, unsigned bytes, uint64_t value)
+{
+    uint64_t *r = &e->cpu.gpr[reg & 0xf];
+    if (reg & PLAN_REG_HIGH)
+        *r = (*r & ~0xff00ull) | ((value & 0xff) << 8);
+    else if (bytes == 8)
+        *r = value;
+    else if (bytes == 4)
+        *r = (uint32_t)value;
+    else if (bytes == 2)
+        *r = (*r & ~0xffffull) | (value & 0xffff);
+    else
+        *r = (*r & ~0xffull) | (value & 0xff);
+}
+
+static inline bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+#endif

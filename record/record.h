@@ -1,0 +1,64 @@
+/*
+ * Recording: runs a guest live, under KVM or in the emulator, and writes a raw trace. Sealing is replay's.
+ */
+#ifndef DEJAVM_RECORD_RECORD_H
+#define DEJAVM_RECORD_RECORD_H
+
+#include "core/base/error.h"
+#include "core/kvm/kvm_engine.h"
+#include "core/machine.h"
+#include "trace-format/trace_writer.h"
+
+enum record_engine { RECORD_ENGINE_AUTO, RECORD_ENGINE_KVM, RECORD_ENGINE_EMU };
+
+struct record_options {
+    const char *guest_path;
+    const char *trace_path;
+    const char *initrd_path;   /* NULL: none */
+    const char *command_line;  /* "" if none */
+    enum record_engine engine;
+    uint64_t ram_bytes;
+    uint64_t timeout_ns;       /* of host time; 0: none */
+    uint64_t max_steps;        /* 0: none; only under emu (-ENOTSUP under kvm) */
+    int serial_in;             /* file descriptor read for the guest's serial input, -1: none */
+    bool overwrite;
+    /* What the guest prints, as it prints it. May be NULL. */
+    void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
+    /* Called about four times a second. May be NULL. */
+    void (*progress)(void *context, uint64_t elapsed_ns, position_t position, uint64_t trace_bytes);
+    void *context;
+};
+
+struct record_result {
+    const char *engine;        /* "kvm" or "emu" */
+    char engine_reason[512];   /* auto: why it is not kvm; "" otherwise */
+    enum trace_end end;
+    uint32_t status;
+    char message[512];         /* with TRACE_END_ERROR */
+    uint64_t elapsed_ns;
+    position_t position;       /* POSITION_UNKNOWN under kvm */
+    uint64_t events;
+    uint64_t trace_bytes;
+    uint64_t interrupts;
+    uint64_t time_in_devices_ns;
+    bool have_kvm;
+    struct kvm_statistics kvm;
+    struct unclaimed unclaimed_ports[16], unclaimed_mmio[16];
+    size_t unclaimed_port_count, unclaimed_mmio_count;
+    char last_rip[160];        /* where the vCPU stood at the end, with symbol */
+};
+
+struct recorder;
+
+/* Loads the guest and creates the trace; nothing runs yet. */
+int recorder_create(struct recorder **out, const struct record_options *options, struct error *err) must_check;
+/*
+ * Runs to the end and finishes the trace. 0 also when the guest ended badly: that is in result. A failure of the recorder itself
+ * (disk full, engine) is negative; the trace holds everything up to there.
+ */
+int recorder_run(struct recorder *r, struct record_result *result, struct error *err) must_check;
+/* Ends the run soon, in order. Async-signal-safe. */
+void recorder_stop(struct recorder *r);
+void recorder_destroy(struct recorder *r);
+
+#endif

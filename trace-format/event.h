@@ -1,0 +1,97 @@
+/* What a trace's event stream holds. The encoding is in trace-format/SPEC.md. */
+#ifndef DEJAVM_TRACE_FORMAT_EVENT_H
+#define DEJAVM_TRACE_FORMAT_EVENT_H
+
+#include "core/base/buffer.h"
+#include "core/base/error.h"
+#include "core/base/hash.h"
+#include "core/base/types.h"
+
+enum event_type {
+    EVENT_PIO_READ = 1, /* address = port, size, value */
+    EVENT_PIO_WRITE,    /* output check: address = port, size, value */
+    EVENT_MMIO_READ,    /* address = gpa, size, value */
+    EVENT_MMIO_WRITE,   /* output check */
+    EVENT_CPU_READ,     /* source = enum boundary_source, argument in address, value, flag = valid */
+    EVENT_MSR_READ,     /* address = MSR index, value, flag = known */
+    EVENT_MSR_WRITE,    /* output check: address, value; flag = known (an input) */
+    EVENT_HALT,         /* HLT executed */
+    EVENT_INTERRUPT,    /* external interrupt delivered: vector */
+    EVENT_NMI,          /* NMI delivered */
+    EVENT_DMA,          /* a device wrote RAM: address = gpa, data */
+    EVENT_DIGEST,       /* check: value = register digest, digest = RAM digest */
+    EVENT_CONSOLE,      /* annotation: channel in source, data = the bytes that the last output printed */
+    EVENT_MARK,         /* annotation: data = UTF-8 text */
+    EVENT_END,          /* the last event: source = enum trace_end, value = status, data = message */
+    EVENT_TYPE_COUNT
+};
+
+/*
+ * Where in the guest's execution an event belongs.
+ *   PLACE_CROSSING  made by the guest's own instruction: reads, writes, HLT. Found by executing.
+ *   PLACE_POSITION  at position (known while recording under emu)
+ *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in the stream
+ *   PLACE_LANDMARK  at the boundary that landmark describes
+ *   PLACE_PREVIOUS  at the same place as the event before it (annotations; digests taken there)
+ * In a sealed trace every event has a position as well, whatever its place.
+ */
+enum event_place { PLACE_CROSSING, PLACE_POSITION, PLACE_AFTER, PLACE_LANDMARK, PLACE_PREVIOUS };
+
+enum trace_end {
+    TRACE_END_DEBUG_EXIT = 1, /* status: the value written */
+    TRACE_END_SHUTDOWN,       /* triple fault */
+    TRACE_END_HALTED,         /* HLT with interrupts off */
+    TRACE_END_TIMEOUT,
+    TRACE_END_MAX_STEPS,
+    TRACE_END_STOPPED, /* by the user */
+    TRACE_END_RESET,
+    TRACE_END_POWEROFF,
+    TRACE_END_ERROR, /* the recorder failed: message */
+};
+
+#define LANDMARK_MAX_WITNESSES 8
+#define LANDMARK_MAX_PAGES     65536u
+#define EVENT_MAX_DATA         ((size_t)1 << 20) /* DMA and console data; writers split longer ones */
+
+struct landmark_page {
+    gfn_t gfn;
+    uint64_t digest; /* XXH3-64 of the page's bytes */
+};
+
+/*
+ * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those dirtied
+ * since the previous landmark of the trace.
+ */
+struct landmark {
+    uint64_t rip, rflags;
+    uint64_t gpr[16];
+    uint64_t fpu_hash;
+    unsigned witness_count;
+    struct {
+        gva_t address;
+        uint64_t value;
+    } witness[LANDMARK_MAX_WITNESSES];
+    size_t page_count; /* at most LANDMARK_MAX_PAGES */
+    const struct landmark_page *pages;
+};
+
+struct event {
+    enum event_type type;
+    enum event_place place;
+    position_t position; /* before the transition that the event causes or belongs to; or POSITION_UNKNOWN */
+    uint64_t address;
+    uint64_t value;
+    uint8_t size;
+    uint8_t vector;
+    uint8_t source;
+    bool flag; /* EVENT_INTERRUPT, EVENT_NMI: RFLAGS.RF in the saved flags */
+    struct hash128 digest;
+    const uint8_t *data;
+    size_t data_length;
+    const struct landmark *landmark; /* with PLACE_LANDMARK */
+};
+
+const char *event_type_name(enum event_type type);  /* "pio-read"; "unknown" for anything else */
+const char *trace_end_name(enum trace_end end);     /* "debug-exit" */
+
+#endif
