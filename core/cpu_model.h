@@ -29,23 +29,23 @@ struct cpu_model {
 };
 
 /*
- * Feature bits that follow the vCPU's state (OSXSAVE, XSAVE size) are filled in by cpu_model_cpuid. The result is the same
- * on every host; cpu_model_check_host says whether this host can run it.
+ * Feature bits that follow the vCPU's state (OSXSAVE, XSAVE size) are filled in by cpu_model_cpuid. The
+ * result is the same on every host; cpu_model_check_host says whether this host can run it.
  */
 void cpu_model_init(struct cpu_model *model, enum cpu_profile profile);
 
 /* What CPUID returns, out[] = EAX, EBX, ECX, EDX; unknown leaves give zeros. cr4 and xcr0: the vCPU's. */
-void cpu_model_cpuid(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, uint64_t cr4, uint64_t xcr0,
-                     uint32_t out[4]);
+void cpu_model_cpuid(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, uint64_t cr4,
+                     uint64_t xcr0, uint32_t out[4]);
 
 enum cpu_feature { /* register of leaf 1, 7.0, 0x80000001, 0xd.1 in bits 5..7 and bit number in 0..4 */
-    CPU_FEATURE_LEAF1_ECX = 0 << 5,
-    CPU_FEATURE_LEAF1_EDX = 1 << 5,
-    CPU_FEATURE_LEAF7_EBX = 2 << 5,
-    CPU_FEATURE_LEAF7_ECX = 3 << 5,
-    CPU_FEATURE_EXT1_ECX = 4 << 5,
-    CPU_FEATURE_EXT1_EDX = 5 << 5,
-    CPU_FEATURE_XSAVE_EAX = 6 << 5,
+                   CPU_FEATURE_LEAF1_ECX = 0 << 5,
+                   CPU_FEATURE_LEAF1_EDX = 1 << 5,
+                   CPU_FEATURE_LEAF7_EBX = 2 << 5,
+                   CPU_FEATURE_LEAF7_ECX = 3 << 5,
+                   CPU_FEATURE_EXT1_ECX = 4 << 5,
+                   CPU_FEATURE_EXT1_EDX = 5 << 5,
+                   CPU_FEATURE_XSAVE_EAX = 6 << 5,
 };
 /* feature: one of the above plus a bit number, e.g. CPU_FEATURE_LEAF1_ECX + 30 (RDRAND). */
 bool cpu_model_has(const struct cpu_model *model, unsigned feature);
@@ -54,7 +54,8 @@ bool cpu_model_has(const struct cpu_model *model, unsigned feature);
 int cpu_model_check_host(const struct cpu_model *model, struct error *err) must_check;
 
 void cpu_model_encode(const struct cpu_model *model, struct buffer *out);
-int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length, struct error *err) must_check;
+int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length,
+                     struct error *err) must_check;
 
 /* "AuthenticAMD family 25 model 17 stepping 1" of the host, from CPUID. */
 void cpu_host_description(char *out, size_t size);

@@ -16,11 +16,11 @@ enum guest_format { GUEST_UNKNOWN, GUEST_ELF64, GUEST_MULTIBOOT };
 struct loader_input {
     const uint8_t *image;
     size_t image_length;
-    const char *image_name;    /* for messages and for Multiboot's boot_loader/module strings */
-    const uint8_t *initrd;     /* or NULL */
+    const char *image_name; /* for messages and for Multiboot's boot_loader/module strings */
+    const uint8_t *initrd;  /* or NULL */
     size_t initrd_length;
     const char *initrd_name;
-    const char *command_line;  /* "" if none */
+    const char *command_line; /* "" if none */
 };
 
 struct loader_result {
@@ -32,7 +32,8 @@ const char *guest_format_name(enum guest_format format);
 
 /*
  * Bad images give -EINVAL (or -ENOTSUP for a format not supported, naming what it is, if it can be told, and
- * what is supported), -ENOMEM when the guest's RAM is too small (naming how much it takes). RAM is undefined then.
+ * what is supported), -ENOMEM when the guest's RAM is too small (naming how much it takes). RAM is undefined
+ * then.
  */
 int loader_load(struct guest_ram *ram, const struct loader_input *input, struct loader_result *out,
                 struct error *err) must_check;

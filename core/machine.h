@@ -51,11 +51,12 @@ struct machine_host {
     void *context;
 };
 
-/* The interrupt controller registers itself here, so that devices and the session need not know which it is. */
+/* The interrupt controller registers itself here, so that devices and the session need not know which it is.
+ */
 struct interrupt_controller {
     void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
-    bool (*pending)(void *device);                            /* an interrupt waits for the vCPU (INTR high) */
-    uint8_t (*acknowledge)(void *device);                     /* INTA: takes the vector */
+    bool (*pending)(void *device);        /* an interrupt waits for the vCPU (INTR high) */
+    uint8_t (*acknowledge)(void *device); /* INTA: takes the vector */
     void *device;
 };
 
@@ -72,10 +73,12 @@ const struct machine_host *machine_host(struct machine *m);
 /* Overlap with a registered range is an error (-EEXIST) that names both. range->name must live on. */
 int machine_add_ports(struct machine *m, const struct io_range *range, struct error *err) must_check;
 int machine_add_mmio(struct machine *m, const struct io_range *range, struct error *err) must_check;
-int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *device, struct error *err) must_check;
+int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *device,
+                       struct error *err) must_check;
 void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
 
-/* Dispatch. An access that no range covers reads all ones and is counted; one that crosses ranges is split. */
+/* Dispatch. An access that no range covers reads all ones and is counted; one that crosses ranges is split.
+ */
 uint64_t machine_port_read(struct machine *m, uint16_t port, unsigned size);
 void machine_port_write(struct machine *m, uint16_t port, unsigned size, uint64_t value);
 uint64_t machine_mmio_read(struct machine *m, gpa_t gpa, unsigned size);
@@ -97,7 +100,8 @@ uint64_t machine_clock_ns(const struct machine *m);
 void machine_set_clock_ns(struct machine *m, uint64_t now_ns); /* ignored if it would go backwards */
 
 void machine_timer_init(struct machine_timer *t, void (*fire)(void *device, uint64_t now_ns), void *device);
-void machine_timer_arm(struct machine *m, struct machine_timer *t, uint64_t deadline_ns); /* re-arms if armed */
+void machine_timer_arm(struct machine *m, struct machine_timer *t,
+                       uint64_t deadline_ns); /* re-arms if armed */
 void machine_timer_disarm(struct machine *m, struct machine_timer *t);
 uint64_t machine_next_deadline_ns(const struct machine *m); /* UINT64_MAX: none */
 /* Fires every timer whose deadline is <= the clock, earliest first; a fired timer may arm itself again. */

@@ -4,7 +4,8 @@
  * Layout in guest physical space: the first low_bytes are at 0, the rest (if any) at 4 GiB; low_bytes is
  * min(size, 3 GiB). "Offset" below is an offset into the mapping; frame numbers are guest physical.
  *
- * Every writer other than a KVM vCPU (the emulator, devices, loaders) marks the page dirty *before* it writes.
+ * Every writer other than a KVM vCPU (the emulator, devices, loaders) marks the page dirty *before* it
+ * writes.
  */
 #ifndef DEJAVM_CORE_RAM_H
 #define DEJAVM_CORE_RAM_H
@@ -13,12 +14,12 @@
 #include "core/base/hash.h"
 #include "core/base/types.h"
 
-#define RAM_MIN_BYTES      ((uint64_t)1 << 20)
-#define RAM_MAX_BYTES      ((uint64_t)64 << 30)
-#define RAM_LOW_MAX_BYTES  ((uint64_t)3 << 30)
-#define RAM_HIGH_GPA       ((gpa_t)4 << 30)
-#define RAM_NO_OFFSET      UINT64_MAX
-#define RAM_GUARD_BYTES    ((size_t)1 << 30)
+#define RAM_MIN_BYTES     ((uint64_t)1 << 20)
+#define RAM_MAX_BYTES     ((uint64_t)64 << 30)
+#define RAM_LOW_MAX_BYTES ((uint64_t)3 << 30)
+#define RAM_HIGH_GPA      ((gpa_t)4 << 30)
+#define RAM_NO_OFFSET     UINT64_MAX
+#define RAM_GUARD_BYTES   ((size_t)1 << 30)
 
 enum ram_page_flag {
     RAM_PAGE_DIRTY = 1, /* on the dirty list */
@@ -26,14 +27,15 @@ enum ram_page_flag {
 };
 
 struct guest_ram {
-    uint8_t *host;      /* start of the mapping, page aligned; size_bytes long */
+    uint8_t *host;       /* start of the mapping, page aligned; size_bytes long */
     uint64_t size_bytes; /* multiple of 4096 */
     uint64_t low_bytes;
     int fd;
-    uint8_t *page_flags;    /* one per page, by offset / 4096 */
-    uint32_t *dirty_list;   /* page numbers (offset / 4096) with RAM_PAGE_DIRTY, in order of first write */
+    uint8_t *page_flags;  /* one per page, by offset / 4096 */
+    uint32_t *dirty_list; /* page numbers (offset / 4096) with RAM_PAGE_DIRTY, in order of first write */
     size_t dirty_count;
-    uint64_t dirty_generation; /* grows when the dirty list is cleared: cached "already dirty" is stale then */
+    uint64_t
+        dirty_generation; /* grows when the dirty list is cleared: cached "already dirty" is stale then */
 };
 
 /* size_bytes: 1 MiB to 64 GiB, a multiple of 4096. All zero at first. */

@@ -14,8 +14,22 @@
 #include "core/base/types.h"
 
 enum gpr {
-    GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI,
-    GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R12, GPR_R13, GPR_R14, GPR_R15,
+    GPR_RAX,
+    GPR_RCX,
+    GPR_RDX,
+    GPR_RBX,
+    GPR_RSP,
+    GPR_RBP,
+    GPR_RSI,
+    GPR_RDI,
+    GPR_R8,
+    GPR_R9,
+    GPR_R10,
+    GPR_R11,
+    GPR_R12,
+    GPR_R13,
+    GPR_R14,
+    GPR_R15,
     GPR_COUNT
 };
 
@@ -36,9 +50,9 @@ enum segment_rights {
 
 struct segment {
     uint64_t base;
-    uint32_t limit;    /* in bytes: already scaled by G */
+    uint32_t limit; /* in bytes: already scaled by G */
     uint16_t selector;
-    uint16_t rights;   /* enum segment_rights; bits 8..11 are zero. A null (unusable) segment has P clear */
+    uint16_t rights; /* enum segment_rights; bits 8..11 are zero. A null (unusable) segment has P clear */
 };
 
 struct descriptor_table {
@@ -46,24 +60,24 @@ struct descriptor_table {
     uint16_t limit;
 };
 
-#define RFLAGS_CF    ((uint64_t)1 << 0)
-#define RFLAGS_FIXED ((uint64_t)1 << 1)
-#define RFLAGS_PF    ((uint64_t)1 << 2)
-#define RFLAGS_AF    ((uint64_t)1 << 4)
-#define RFLAGS_ZF    ((uint64_t)1 << 6)
-#define RFLAGS_SF    ((uint64_t)1 << 7)
-#define RFLAGS_TF    ((uint64_t)1 << 8)
-#define RFLAGS_IF    ((uint64_t)1 << 9)
-#define RFLAGS_DF    ((uint64_t)1 << 10)
-#define RFLAGS_OF    ((uint64_t)1 << 11)
-#define RFLAGS_IOPL  ((uint64_t)3 << 12)
-#define RFLAGS_NT    ((uint64_t)1 << 14)
-#define RFLAGS_RF    ((uint64_t)1 << 16)
-#define RFLAGS_VM    ((uint64_t)1 << 17)
-#define RFLAGS_AC    ((uint64_t)1 << 18)
-#define RFLAGS_VIF   ((uint64_t)1 << 19)
-#define RFLAGS_VIP   ((uint64_t)1 << 20)
-#define RFLAGS_ID    ((uint64_t)1 << 21)
+#define RFLAGS_CF     ((uint64_t)1 << 0)
+#define RFLAGS_FIXED  ((uint64_t)1 << 1)
+#define RFLAGS_PF     ((uint64_t)1 << 2)
+#define RFLAGS_AF     ((uint64_t)1 << 4)
+#define RFLAGS_ZF     ((uint64_t)1 << 6)
+#define RFLAGS_SF     ((uint64_t)1 << 7)
+#define RFLAGS_TF     ((uint64_t)1 << 8)
+#define RFLAGS_IF     ((uint64_t)1 << 9)
+#define RFLAGS_DF     ((uint64_t)1 << 10)
+#define RFLAGS_OF     ((uint64_t)1 << 11)
+#define RFLAGS_IOPL   ((uint64_t)3 << 12)
+#define RFLAGS_NT     ((uint64_t)1 << 14)
+#define RFLAGS_RF     ((uint64_t)1 << 16)
+#define RFLAGS_VM     ((uint64_t)1 << 17)
+#define RFLAGS_AC     ((uint64_t)1 << 18)
+#define RFLAGS_VIF    ((uint64_t)1 << 19)
+#define RFLAGS_VIP    ((uint64_t)1 << 20)
+#define RFLAGS_ID     ((uint64_t)1 << 21)
 #define RFLAGS_STATUS (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
 
 #define CR0_PE ((uint64_t)1 << 0)
@@ -109,9 +123,24 @@ struct descriptor_table {
 #define DR7_GD    ((uint64_t)1 << 13)
 
 enum exception_vector {
-    VEC_DE = 0, VEC_DB = 1, VEC_NMI = 2, VEC_BP = 3, VEC_OF = 4, VEC_BR = 5, VEC_UD = 6, VEC_NM = 7,
-    VEC_DF = 8, VEC_TS = 10, VEC_NP = 11, VEC_SS = 12, VEC_GP = 13, VEC_PF = 14, VEC_MF = 16, VEC_AC = 17,
-    VEC_MC = 18, VEC_XM = 19,
+    VEC_DE = 0,
+    VEC_DB = 1,
+    VEC_NMI = 2,
+    VEC_BP = 3,
+    VEC_OF = 4,
+    VEC_BR = 5,
+    VEC_UD = 6,
+    VEC_NM = 7,
+    VEC_DF = 8,
+    VEC_TS = 10,
+    VEC_NP = 11,
+    VEC_SS = 12,
+    VEC_GP = 13,
+    VEC_PF = 14,
+    VEC_MF = 16,
+    VEC_AC = 17,
+    VEC_MC = 18,
+    VEC_XM = 19,
 };
 
 enum interrupt_shadow {
@@ -139,8 +168,8 @@ struct fpu_state {
     uint8_t st[8][16];
     uint16_t fcw, fsw;
     uint8_t ftw;
-    uint16_t fop;          /* 11 bits */
-    uint16_t fcs, fds;     /* selectors of the 32-bit formats of FNSTENV */
+    uint16_t fop;      /* 11 bits */
+    uint16_t fcs, fds; /* selectors of the 32-bit formats of FNSTENV */
     uint64_t fip, fdp;
     uint32_t mxcsr;
 };

@@ -14,13 +14,13 @@ enum record_engine { RECORD_ENGINE_AUTO, RECORD_ENGINE_KVM, RECORD_ENGINE_EMU };
 struct record_options {
     const char *guest_path;
     const char *trace_path;
-    const char *initrd_path;   /* NULL: none */
-    const char *command_line;  /* "" if none */
+    const char *initrd_path;  /* NULL: none */
+    const char *command_line; /* "" if none */
     enum record_engine engine;
     uint64_t ram_bytes;
-    uint64_t timeout_ns;       /* of host time; 0: none */
-    uint64_t max_steps;        /* 0: none; only under emu (-ENOTSUP under kvm) */
-    int serial_in;             /* file descriptor read for the guest's serial input, -1: none */
+    uint64_t timeout_ns; /* of host time; 0: none */
+    uint64_t max_steps;  /* 0: none; only under emu (-ENOTSUP under kvm) */
+    int serial_in;       /* file descriptor read for the guest's serial input, -1: none */
     bool overwrite;
     /* What the guest prints, as it prints it. May be NULL. */
     void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
@@ -30,13 +30,13 @@ struct record_options {
 };
 
 struct record_result {
-    const char *engine;        /* "kvm" or "emu" */
-    char engine_reason[512];   /* auto: why it is not kvm; "" otherwise */
+    const char *engine;      /* "kvm" or "emu" */
+    char engine_reason[512]; /* auto: why it is not kvm; "" otherwise */
     enum trace_end end;
     uint32_t status;
-    char message[512];         /* with TRACE_END_ERROR */
+    char message[512]; /* with TRACE_END_ERROR */
     uint64_t elapsed_ns;
-    position_t position;       /* POSITION_UNKNOWN under kvm */
+    position_t position; /* POSITION_UNKNOWN under kvm */
     uint64_t events;
     uint64_t trace_bytes;
     uint64_t interrupts;
@@ -45,16 +45,17 @@ struct record_result {
     struct kvm_statistics kvm;
     struct unclaimed unclaimed_ports[16], unclaimed_mmio[16];
     size_t unclaimed_port_count, unclaimed_mmio_count;
-    char last_rip[160];        /* where the vCPU stood at the end, with symbol */
+    char last_rip[160]; /* where the vCPU stood at the end, with symbol */
 };
 
 struct recorder;
 
 /* Loads the guest and creates the trace; nothing runs yet. */
-int recorder_create(struct recorder **out, const struct record_options *options, struct error *err) must_check;
+int recorder_create(struct recorder **out, const struct record_options *options,
+                    struct error *err) must_check;
 /*
- * Runs to the end and finishes the trace. 0 also when the guest ended badly: that is in result. A failure of the recorder itself
- * (disk full, engine) is negative; the trace holds everything up to there.
+ * Runs to the end and finishes the trace. 0 also when the guest ended badly: that is in result. A failure of
+ * the recorder itself (disk full, engine) is negative; the trace holds everything up to there.
  */
 int recorder_run(struct recorder *r, struct record_result *result, struct error *err) must_check;
 /* Ends the run soon, in order. Async-signal-safe. */

@@ -30,10 +30,10 @@ enum event_type {
  * Where in the guest's execution an event belongs.
  *   PLACE_CROSSING  made by the guest's own instruction: reads, writes, HLT. Found by executing.
  *   PLACE_POSITION  at position (known while recording under emu)
- *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in the stream
- *   PLACE_LANDMARK  at the boundary that landmark describes
- *   PLACE_PREVIOUS  at the same place as the event before it (annotations; digests taken there)
- * In a sealed trace every event has a position as well, whatever its place.
+ *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in
+ * the stream PLACE_LANDMARK  at the boundary that landmark describes PLACE_PREVIOUS  at the same place as the
+ * event before it (annotations; digests taken there) In a sealed trace every event has a position as well,
+ * whatever its place.
  */
 enum event_place { PLACE_CROSSING, PLACE_POSITION, PLACE_AFTER, PLACE_LANDMARK, PLACE_PREVIOUS };
 
@@ -59,8 +59,8 @@ struct landmark_page {
 };
 
 /*
- * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those dirtied
- * since the previous landmark of the trace.
+ * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those
+ * dirtied since the previous landmark of the trace.
  */
 struct landmark {
     uint64_t rip, rflags;
@@ -91,7 +91,7 @@ struct event {
     const struct landmark *landmark; /* with PLACE_LANDMARK */
 };
 
-const char *event_type_name(enum event_type type);  /* "pio-read"; "unknown" for anything else */
-const char *trace_end_name(enum trace_end end);     /* "debug-exit" */
+const char *event_type_name(enum event_type type); /* "pio-read"; "unknown" for anything else */
+const char *trace_end_name(enum trace_end end);    /* "debug-exit" */
 
 #endif

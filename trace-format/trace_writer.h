@@ -2,7 +2,8 @@
  * Writing a trace: an append-only file of checksummed chunks (SPEC.md). What was handed over before a flush
  * survives the death of the process; a flush does not wait for the disk.
  *
- * An error (disk full, ...) is sticky: the file is cut back to its last whole chunk, and every later call returns the same error.
+ * An error (disk full, ...) is sticky: the file is cut back to its last whole chunk, and every later call
+ * returns the same error.
  */
 #ifndef DEJAVM_TRACE_FORMAT_TRACE_WRITER_H
 #define DEJAVM_TRACE_FORMAT_TRACE_WRITER_H
@@ -11,18 +12,18 @@
 
 /* Facts about the recording, one chunk at the start. Strings are UTF-8, never NULL. */
 struct trace_meta {
-    const char *writer;         /* "dejavm 0.1.0" */
-    const char *engine;         /* "kvm", "emu" */
-    const char *host_cpu;       /* vendor, family, model, stepping */
-    const char *host_system;    /* uname */
+    const char *writer;      /* "dejavm 0.1.0" */
+    const char *engine;      /* "kvm", "emu" */
+    const char *host_cpu;    /* vendor, family, model, stepping */
+    const char *host_system; /* uname */
     const char *guest_path;
     const char *guest_format;
     const char *command_line;
-    const char *initrd_path;    /* "" if none */
-    int64_t start_time_s;       /* UTC */
+    const char *initrd_path; /* "" if none */
+    int64_t start_time_s;    /* UTC */
     uint64_t ram_bytes;
     uint64_t ram_low_bytes;
-    bool positions;             /* events carry positions from the start (engine emu) */
+    bool positions; /* events carry positions from the start (engine emu) */
 };
 
 struct trace_writer_options {
@@ -33,18 +34,20 @@ struct trace_writer_options {
 struct trace_writer;
 
 /* Creates the file. meta, cpuid (opaque) and image (the guest file) go in at once. */
-int trace_writer_create(struct trace_writer **out, const char *path, const struct trace_writer_options *options,
-                        const struct trace_meta *meta, const struct buffer *cpuid, const uint8_t *image,
-                        size_t image_length, struct error *err) must_check;
+int trace_writer_create(struct trace_writer **out, const char *path,
+                        const struct trace_writer_options *options, const struct trace_meta *meta,
+                        const struct buffer *cpuid, const uint8_t *image, size_t image_length,
+                        struct error *err) must_check;
 
 /* Free without finishing: the file stays as a trace that was cut short. */
 void trace_writer_destroy(struct trace_writer *w);
 
 /*
- * A keyframe: the machine at a position, before the transition from it. state: encoded vcpu_state. changed: the frames
- * (ascending gfn) that may differ from the previous keyframe (for the first: all that are not zero); page(context, gfn) gives
- * their 4096 bytes. events_before: number of events of the stream that happened before. The first one, at position 0 and
- * before any event, is part of the raw trace; the others are written by sealing.
+ * A keyframe: the machine at a position, before the transition from it. state: encoded vcpu_state. changed:
+ * the frames (ascending gfn) that may differ from the previous keyframe (for the first: all that are not
+ * zero); page(context, gfn) gives their 4096 bytes. events_before: number of events of the stream that
+ * happened before. The first one, at position 0 and before any event, is part of the raw trace; the others
+ * are written by sealing.
  */
 struct trace_keyframe_input {
     position_t position;
@@ -58,7 +61,8 @@ struct trace_keyframe_input {
     const uint8_t *(*page)(void *context, gfn_t gfn);
     void *context;
 };
-int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k, struct error *err) must_check;
+int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k,
+                          struct error *err) must_check;
 
 /* Appends one event (copied). Positions, where known, must not decrease. */
 int trace_writer_event(struct trace_writer *w, const struct event *event, struct error *err) must_check;
@@ -73,9 +77,10 @@ uint64_t trace_writer_bytes(const struct trace_writer *w); /* written to the fil
 int trace_writer_finish(struct trace_writer *w, struct error *err) must_check;
 
 /*
- * Sealing: appends positions and keyframes to a finished or cut-short trace. Takes an exclusive lock on the file (-EBUSY
- * with a message if another process seals it). Until trace_seal_finish returns 0 the trace counts as unsealed, and whatever
- * was appended is dropped by the next attempt; the raw part is never changed. A cut-short trace is cut back to its last whole chunk.
+ * Sealing: appends positions and keyframes to a finished or cut-short trace. Takes an exclusive lock on the
+ * file (-EBUSY with a message if another process seals it). Until trace_seal_finish returns 0 the trace
+ * counts as unsealed, and whatever was appended is dropped by the next attempt; the raw part is never
+ * changed. A cut-short trace is cut back to its last whole chunk.
  */
 int trace_seal_open(struct trace_writer **out, const char *path, struct error *err) must_check;
 /* The position of the next event in the stream, in order, for every event. */
@@ -88,6 +93,7 @@ struct trace_seal_summary {
     struct hash128 end_ram_digest;
     uint64_t end_state_hash;
 };
-int trace_seal_finish(struct trace_writer *w, const struct trace_seal_summary *summary, struct error *err) must_check;
+int trace_seal_finish(struct trace_writer *w, const struct trace_seal_summary *summary,
+                      struct error *err) must_check;
 
 #endif

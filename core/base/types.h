@@ -17,11 +17,11 @@ typedef uint64_t position_t; /* transitions completed since the start of the rec
 #define PAGE_SIZE_BYTES ((size_t)4096)
 #define PAGE_MASK       ((uint64_t)0xfff)
 
-#define ARRAY_LEN(a)     (sizeof(a) / sizeof((a)[0]))
-#define must_check       __attribute__((warn_unused_result))
+#define ARRAY_LEN(a)        (sizeof(a) / sizeof((a)[0]))
+#define must_check          __attribute__((warn_unused_result))
 #define format_printf(f, a) __attribute__((format(printf, f, a)))
-#define likely(x)        __builtin_expect(!!(x), 1)
-#define unlikely(x)      __builtin_expect(!!(x), 0)
+#define likely(x)           __builtin_expect(!!(x), 1)
+#define unlikely(x)         __builtin_expect(!!(x), 0)
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 

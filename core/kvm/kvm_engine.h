@@ -1,6 +1,7 @@
 /*
- * The `kvm` engine: the whole guest runs in /dev/kvm; interrupt controller and timers are in user space, so that
- * every interrupt is injected, and recorded, by dejavm. Works on any stock KVM (kvm_intel, kvm_amd, kvm_pvm).
+ * The `kvm` engine: the whole guest runs in /dev/kvm; interrupt controller and timers are in user space, so
+ * that every interrupt is injected, and recorded, by dejavm. Works on any stock KVM (kvm_intel, kvm_amd,
+ * kvm_pvm).
  */
 #ifndef DEJAVM_CORE_KVM_KVM_ENGINE_H
 #define DEJAVM_CORE_KVM_KVM_ENGINE_H
@@ -10,7 +11,8 @@
 
 /* What went by, for the recording's report. Times in nanoseconds of CLOCK_MONOTONIC. */
 struct kvm_statistics {
-    uint64_t exits_pio, exits_mmio, exits_hlt, exits_msr, exits_window, exits_kick, exits_internal, exits_other;
+    uint64_t exits_pio, exits_mmio, exits_hlt, exits_msr, exits_window, exits_kick, exits_internal,
+        exits_other;
     uint64_t emulated_steps; /* instructions that dejavm's emulator executed for KVM */
     uint64_t interrupts;
     uint64_t time_in_kvm_ns; /* inside ioctl(KVM_RUN): guest and KVM */
@@ -18,8 +20,9 @@ struct kvm_statistics {
 };
 
 /*
- * model's CPUID is given to the vCPU. -ENODEV, -EACCES, -ENOTSUP with a message that says what is missing and what
- * to do. position() is always POSITION_UNKNOWN; request.limit and request.match are not supported (-EINVAL).
+ * model's CPUID is given to the vCPU. -ENODEV, -EACCES, -ENOTSUP with a message that says what is missing and
+ * what to do. position() is always POSITION_UNKNOWN; request.limit and request.match are not supported
+ * (-EINVAL).
  */
 int kvm_engine_create(struct engine **out, struct guest_ram *ram, struct boundary *boundary,
                       const struct cpu_model *model, struct error *err) must_check;
@@ -27,8 +30,8 @@ int kvm_engine_create(struct engine **out, struct guest_ram *ram, struct boundar
 const struct kvm_statistics *kvm_engine_statistics(const struct engine *e);
 
 /*
- * True when the vCPU stands right after the guest instruction that made the last crossing of the boundary, with
- * nothing executed since: that boundary needs no landmark.
+ * True when the vCPU stands right after the guest instruction that made the last crossing of the boundary,
+ * with nothing executed since: that boundary needs no landmark.
  */
 bool kvm_engine_after_crossing(const struct engine *e);
 

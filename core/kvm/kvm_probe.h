@@ -10,8 +10,8 @@ struct kvm_probe {
     const char *name;  /* "single-step-user" */
     const char *title; /* "single-step at CPL 3" */
     enum probe_result result;
-    bool needed;       /* recording under kvm does not work without it */
-    char detail[160];  /* what was seen: a figure, or why not */
+    bool needed;      /* recording under kvm does not work without it */
+    char detail[160]; /* what was seen: a figure, or why not */
 };
 
 #define KVM_PROBE_MAX 32
@@ -22,7 +22,8 @@ struct kvm_probe {
  */
 unsigned kvm_probe_all(struct kvm_probe out[KVM_PROBE_MAX], struct error *err);
 
-/* The quick answer for --engine auto: can a guest be recorded under kvm here? 0, or negative with the reason. */
+/* The quick answer for --engine auto: can a guest be recorded under kvm here? 0, or negative with the reason.
+ */
 int kvm_probe_usable(struct error *err) must_check;
 
 #endif

@@ -31,9 +31,9 @@ struct tlb_entry {
 };
 
 enum tlb_context {
-    TLB_USER,        /* CPL 3 */
-    TLB_KERNEL,      /* CPL 0..2, user pages not accessible for data (SMAP on and AC = 0) */
-    TLB_KERNEL_AC,   /* CPL 0..2, user pages accessible (SMAP off or AC = 1) */
+    TLB_USER,      /* CPL 3 */
+    TLB_KERNEL,    /* CPL 0..2, user pages not accessible for data (SMAP on and AC = 0) */
+    TLB_KERNEL_AC, /* CPL 0..2, user pages accessible (SMAP off or AC = 1) */
     TLB_CONTEXTS
 };
 
@@ -47,9 +47,9 @@ struct fault {
     uint64_t cr2; /* with VEC_PF */
 };
 
-struct block;       /* block.h */
+struct block; /* block.h */
 struct block_cache;
-struct code_arena;  /* code_arena.h */
+struct code_arena; /* code_arena.h */
 
 struct emu {
     struct vcpu_state cpu; /* first: generated code addresses GPRs and vector registers from here */
@@ -62,8 +62,8 @@ struct emu {
     struct fault fault;       /* with STEP_FAULT */
     int stop_reason;          /* enum engine_stop, with STEP_EXIT / STEP_STOP */
     atomic_int attention;     /* engine_kick */
-    bool block_gone;          /* the code being executed was written: leave the block after this instruction */
-    bool x87_live;            /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
+    bool block_gone; /* the code being executed was written: leave the block after this instruction */
+    bool x87_live;   /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
 
     struct engine engine;
     struct guest_ram *ram;
@@ -73,26 +73,33 @@ struct emu {
     struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
     struct block_cache *blocks;
     struct code_arena *arena;
-    struct error error; /* message of a run that fails */
-    uint8_t *bounce;    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
+    struct error error;               /* message of a run that fails */
+    uint8_t *bounce;                  /* 1024 bytes, 64-aligned: operands that cannot be used in place */
     const struct engine_match *match; /* of the current run, or NULL */
-    unsigned physical_bits;   /* MAXPHYADDR of the CPU model */
+    unsigned physical_bits;           /* MAXPHYADDR of the CPU model */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
 
 /* ---- exception.c ---- */
 
 /* Fill in e->fault and return STEP_FAULT. */
-enum step raise_exception(struct emu *e, unsigned vector);                      /* no error code */
+enum step raise_exception(struct emu *e, unsigned vector); /* no error code */
 enum step raise_exception_code(struct emu *e, unsigned vector, uint32_t code);
 enum step raise_page_fault(struct emu *e, gva_t address, uint32_t code);
 /*
- * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN). RIP is
- * that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not count position.
- * Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
+ * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN).
+ * RIP is that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not
+ * count position. Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
  */
 enum step deliver_fault(struct emu *e);
-enum event_class { EVENT_EXTERNAL, EVENT_NMI_CLASS, EVENT_SOFTWARE_INT, EVENT_INT3_INTO, EVENT_INT1, EVENT_FAULT };
+enum event_class {
+    EVENT_EXTERNAL,
+    EVENT_NMI_CLASS,
+    EVENT_SOFTWARE_INT,
+    EVENT_INT3_INTO,
+    EVENT_INT1,
+    EVENT_FAULT
+};
 /*
  * One delivery attempt (SDM 3, chapter 6). For software interrupts return_rip is after the instruction.
  * STEP_NEXT when delivered; STEP_FAULT with e->fault set and state unchanged when the delivery itself faults.
@@ -102,21 +109,24 @@ enum step deliver_event(struct emu *e, unsigned vector, enum event_class event, 
 
 /* ---- mmu.c ---- */
 
-void tlb_flush(struct emu *e);             /* all contexts, global pages included */
+void tlb_flush(struct emu *e); /* all contexts, global pages included */
 void tlb_flush_page(struct emu *e, gva_t page);
-void tlb_flush_writes(struct emu *e);      /* write tags only: after the dirty list was cleared */
-void tlb_forbid_write(struct emu *e, uint64_t ram_page); /* write tags of one RAM page: it now holds decoded code */
-void tlb_select(struct emu *e);            /* e->tlb after a change of CPL, AC, CR4.SMAP */
+void tlb_flush_writes(struct emu *e); /* write tags only: after the dirty list was cleared */
+void tlb_forbid_write(struct emu *e,
+                      uint64_t ram_page); /* write tags of one RAM page: it now holds decoded code */
+void tlb_select(struct emu *e);           /* e->tlb after a change of CPL, AC, CR4.SMAP */
 
 /*
- * Translates one linear address for an access, with all permission checks, setting A/D; TLB filled in for RAM. supervisor: an
- * implicit system access (descriptor tables, TSS), done as CPL 0 and with AC ignored. STEP_NEXT or STEP_FAULT.
+ * Translates one linear address for an access, with all permission checks, setting A/D; TLB filled in for
+ * RAM. supervisor: an implicit system access (descriptor tables, TSS), done as CPL 0 and with AC ignored.
+ * STEP_NEXT or STEP_FAULT.
  */
 enum step mmu_translate(struct emu *e, gva_t linear, enum access access, bool supervisor, gpa_t *gpa);
 
 /*
  * Linear memory at the current CPL, any alignment, up to 512 bytes, across a page too: both pages are
- * checked before anything is read or written. MMIO goes through the boundary. STEP_NEXT, STEP_FAULT or STEP_STOP.
+ * checked before anything is read or written. MMIO goes through the boundary. STEP_NEXT, STEP_FAULT or
+ * STEP_STOP.
  */
 enum step mem_read(struct emu *e, gva_t linear, void *out, size_t length);
 enum step mem_write(struct emu *e, gva_t linear, const void *data, size_t length);
@@ -126,9 +136,10 @@ enum step mem_read_system(struct emu *e, gva_t linear, void *out, size_t length)
 enum step mem_write_system(struct emu *e, gva_t linear, const void *data, size_t length);
 
 /*
- * An operand for host code. data is the operand itself in guest RAM, or a bounce buffer (page-crossing, MMIO, page with
- * decoded code) already filled in when it is read. After the host code ran, mem_unmap writes a bounced
- * operand back. mem_unmap can only end in STEP_NEXT, or STEP_STOP for MMIO; a mapped operand may be abandoned.
+ * An operand for host code. data is the operand itself in guest RAM, or a bounce buffer (page-crossing, MMIO,
+ * page with decoded code) already filled in when it is read. After the host code ran, mem_unmap writes a
+ * bounced operand back. mem_unmap can only end in STEP_NEXT, or STEP_STOP for MMIO; a mapped operand may be
+ * abandoned.
  */
 struct mem_map {
     void *data;
@@ -162,8 +173,8 @@ enum step mmu_fetch_page(struct emu *e, gva_t linear, uint64_t *ram_page, const 
 /* Effective address (offset) of the plan's memory operand, truncated to the address size. */
 uint64_t plan_offset(const struct emu *e, const struct plan *p);
 /*
- * seg:offset to linear, with limit, type and canonical checks for length bytes (SDM 3, 5.3 and 5.5): #GP(0), #SS(0).
- * access: ACCESS_*. The linear address is truncated to 32 bits outside 64-bit mode.
+ * seg:offset to linear, with limit, type and canonical checks for length bytes (SDM 3, 5.3 and 5.5): #GP(0),
+ * #SS(0). access: ACCESS_*. The linear address is truncated to 32 bits outside 64-bit mode.
  */
 enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t length, enum access access,
                          gva_t *linear);
@@ -179,7 +190,8 @@ unsigned stack_width(const struct emu *e);
 /* Stack, at the current stack width; size 2, 4, 8 is what RSP moves by. RSP changes only on STEP_NEXT. */
 enum step stack_push(struct emu *e, uint64_t value, unsigned size);
 enum step stack_pop(struct emu *e, uint64_t *value, unsigned size);
-/* Sets RIP after a near branch: checks limit or canonicality (#GP(0)). Truncates to op_size. STEP_JUMP or STEP_FAULT. */
+/* Sets RIP after a near branch: checks limit or canonicality (#GP(0)). Truncates to op_size. STEP_JUMP or
+ * STEP_FAULT. */
 enum step near_branch(struct emu *e, uint64_t target, unsigned op_size);
 
 /* ---- system.c, msr.c ---- */
@@ -204,7 +216,8 @@ enum step fpu_check(struct emu *e, enum fpu_class class);
 struct block_cache *block_cache_create(void);
 void block_cache_destroy(struct block_cache *c);
 void block_cache_flush(struct emu *e);
-/* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
+/* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE.
+ */
 void block_invalidate(struct emu *e, uint64_t offset, size_t length);
 
 /* ---- small helpers ---- */
