@@ -55,7 +55,7 @@ enum trace_end {
 
 struct landmark_page {
     gfn_t gfn;
-    uint64_t digest; /* XXH3-64 of the page's bytes */
+    uint64_t digest; /* low half of the page's RAM digest term (core/base/hash.h) */
 };
 
 /*
