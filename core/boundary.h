@@ -13,8 +13,8 @@
  *                    ENGINE_STOP_BOUNDARY as well. The boundary keeps the reason (its own struct error).
  *
  * size is 1, 2, 4 or 8 bytes (ports: 1, 2, 4). Values are zero-extended. An access that is not naturally
- * aligned, or longer than 8 bytes, is split by the engine into bytes, lowest address first, for MMIO; ports
- * are never split.
+ * aligned, or longer than 8 bytes, is split by the engine into bytes, lowest address first, for MMIO; ports are
+ * never split.
  */
 #ifndef DEJAVM_CORE_BOUNDARY_H
 #define DEJAVM_CORE_BOUNDARY_H

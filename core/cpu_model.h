@@ -29,8 +29,8 @@ struct cpu_model {
 };
 
 /*
- * Feature bits that follow the vCPU's state (OSXSAVE, XSAVE size) are filled in by cpu_model_cpuid. The
- * result is the same on every host; cpu_model_check_host says whether this host can run it.
+ * Feature bits that follow the vCPU's state (OSXSAVE, XSAVE size) are filled in by cpu_model_cpuid. The result is the same
+ * on every host; cpu_model_check_host says whether this host can run it.
  */
 void cpu_model_init(struct cpu_model *model, enum cpu_profile profile);
 

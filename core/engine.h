@@ -1,6 +1,6 @@
 /*
- * An engine runs the vCPU. Who drives it (record's or replay's session) decides when interrupts are
- * delivered; the engine only executes, calls the boundary for every crossing, and stops when asked.
+ * An engine runs the vCPU. Who drives it (record's or replay's session) decides when interrupts are delivered;
+ * the engine only executes, calls the boundary for every crossing, and stops when asked.
  */
 #ifndef DEJAVM_CORE_ENGINE_H
 #define DEJAVM_CORE_ENGINE_H
@@ -22,9 +22,9 @@ enum engine_stop {
 };
 
 /*
- * Looks for a landmark. Before each instruction (and each REP iteration) whose RIP is rip and whose GPRs
- * equal gpr and whose RFLAGS equal rflags except in the bits of rflags_ignore, the engine calls accept; true
- * stops with ENGINE_STOP_MATCH. Also tried at the boundary where run() starts.
+ * Looks for a landmark. Before each instruction (and each REP iteration) whose RIP is rip and whose GPRs equal
+ * gpr and whose RFLAGS equal rflags except in the bits of rflags_ignore, the engine calls accept; true stops with
+ * ENGINE_STOP_MATCH. Also tried at the boundary where run() starts.
  */
 struct engine_match {
     uint64_t rip;
@@ -61,8 +61,8 @@ struct engine_ops {
     position_t (*position)(const struct engine *e);
     void (*set_position)(struct engine *e, position_t position);
     /*
-     * Marks in ram's dirty list every page that the vCPU wrote since the last call (the emulator has done so
-     * as it went; KVM fetches its dirty log).
+     * Marks in ram's dirty list every page that the vCPU wrote since the last call (the emulator has done so as
+     * it went; KVM fetches its dirty log).
      */
     int (*collect_dirty)(struct engine *e, struct error *err);
 };

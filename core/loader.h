@@ -32,8 +32,7 @@ const char *guest_format_name(enum guest_format format);
 
 /*
  * Bad images give -EINVAL (or -ENOTSUP for a format not supported, naming what it is, if it can be told, and
- * what is supported), -ENOMEM when the guest's RAM is too small (naming how much it takes). RAM is undefined
- * then.
+ * what is supported), -ENOMEM when the guest's RAM is too small (naming how much it takes). RAM is undefined then.
  */
 int loader_load(struct guest_ram *ram, const struct loader_input *input, struct loader_result *out,
                 struct error *err) must_check;

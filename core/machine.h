@@ -51,8 +51,7 @@ struct machine_host {
     void *context;
 };
 
-/* The interrupt controller registers itself here, so that devices and the session need not know which it is.
- */
+/* The interrupt controller registers itself here, so that devices and the session need not know which it is. */
 struct interrupt_controller {
     void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
     bool (*pending)(void *device);        /* an interrupt waits for the vCPU (INTR high) */
@@ -77,8 +76,7 @@ int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *devic
                        struct error *err) must_check;
 void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
 
-/* Dispatch. An access that no range covers reads all ones and is counted; one that crosses ranges is split.
- */
+/* Dispatch. An access that no range covers reads all ones and is counted; one that crosses ranges is split. */
 uint64_t machine_port_read(struct machine *m, uint16_t port, unsigned size);
 void machine_port_write(struct machine *m, uint16_t port, unsigned size, uint64_t value);
 uint64_t machine_mmio_read(struct machine *m, gpa_t gpa, unsigned size);

@@ -4,8 +4,7 @@
  * Layout in guest physical space: the first low_bytes are at 0, the rest (if any) at 4 GiB; low_bytes is
  * min(size, 3 GiB). "Offset" below is an offset into the mapping; frame numbers are guest physical.
  *
- * Every writer other than a KVM vCPU (the emulator, devices, loaders) marks the page dirty *before* it
- * writes.
+ * Every writer other than a KVM vCPU (the emulator, devices, loaders) marks the page dirty *before* it writes.
  */
 #ifndef DEJAVM_CORE_RAM_H
 #define DEJAVM_CORE_RAM_H

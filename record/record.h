@@ -54,8 +54,8 @@ struct recorder;
 int recorder_create(struct recorder **out, const struct record_options *options,
                     struct error *err) must_check;
 /*
- * Runs to the end and finishes the trace. 0 also when the guest ended badly: that is in result. A failure of
- * the recorder itself (disk full, engine) is negative; the trace holds everything up to there.
+ * Runs to the end and finishes the trace. 0 also when the guest ended badly: that is in result. A failure of the recorder itself
+ * (disk full, engine) is negative; the trace holds everything up to there.
  */
 int recorder_run(struct recorder *r, struct record_result *result, struct error *err) must_check;
 /* Ends the run soon, in order. Async-signal-safe. */

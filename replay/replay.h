@@ -37,13 +37,12 @@ int replay_open(struct replay **out, const char *path, const struct replay_hooks
 void replay_close(struct replay *r); /* NULL is fine */
 
 /*
- * Runs forward until position, or the end of the trace, whichever comes first; POSITION_UNKNOWN = to the end.
- * Every output, digest and event is checked. Stops exactly at position.
+ * Runs forward until position, or the end of the trace, whichever comes first; POSITION_UNKNOWN = to the end. Every output, digest and
+ * event is checked. Stops exactly at position.
  */
 int replay_run(struct replay *r, position_t position, struct error *err) must_check;
 
-/* Goes to position by the nearest keyframe (sealed traces; else forwards from the start). Beyond the end:
- * -ERANGE. */
+/* Goes to position by the nearest keyframe (sealed traces; else forwards from the start). Beyond the end: -ERANGE. */
 int replay_seek(struct replay *r, position_t position, struct error *err) must_check;
 
 const struct vcpu_state *replay_state(struct replay *r);
@@ -55,8 +54,8 @@ struct trace_reader *replay_reader(struct replay *r);
 const struct symbols *replay_symbols(struct replay *r);
 
 /*
- * Sealing: replays the whole trace, and appends the position of every event and keyframes. No-op on a sealed
- * trace. A cut-short trace is sealed up to where it can be replayed. totals may be NULL.
+ * Sealing: replays the whole trace, and appends the position of every event and keyframes. No-op on a sealed trace. A cut-short
+ * trace is sealed up to where it can be replayed. totals may be NULL.
  */
 int replay_seal(const char *path, const struct replay_hooks *hooks, struct replay_totals *totals,
                 struct error *err) must_check;

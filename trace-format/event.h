@@ -30,10 +30,10 @@ enum event_type {
  * Where in the guest's execution an event belongs.
  *   PLACE_CROSSING  made by the guest's own instruction: reads, writes, HLT. Found by executing.
  *   PLACE_POSITION  at position (known while recording under emu)
- *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in
- * the stream PLACE_LANDMARK  at the boundary that landmark describes PLACE_PREVIOUS  at the same place as the
- * event before it (annotations; digests taken there) In a sealed trace every event has a position as well,
- * whatever its place.
+ *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in the stream
+ *   PLACE_LANDMARK  at the boundary that landmark describes
+ *   PLACE_PREVIOUS  at the same place as the event before it (annotations; digests taken there)
+ * In a sealed trace every event has a position as well, whatever its place.
  */
 enum event_place { PLACE_CROSSING, PLACE_POSITION, PLACE_AFTER, PLACE_LANDMARK, PLACE_PREVIOUS };
 
@@ -59,8 +59,9 @@ struct landmark_page {
 };
 
 /*
- * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those
- * dirtied since the previous landmark of the trace.
+ * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those dirtied
+ * since the previous landmark of the trace. An event placed by a landmark that has no other use for value has there
+ * the nanoseconds that passed in the recording since the event before it: they bound the search for the boundary.
  */
 struct landmark {
     uint64_t rip, rflags;

@@ -1,8 +1,7 @@
 /*
  * Reading a trace. Trusts nothing in the file; memory use is bounded whatever the file says and however long
- * it is (a few chunks and 32 bytes per chunk at most; the index of a finished trace is searched in the file).
- * A missing or damaged index is rebuilt by a scan. Damage gives ERROR_DAMAGED with the file offset and what
- * was expected.
+ * it is (a few chunks and 32 bytes per chunk at most; the index of a finished trace is searched in the file). A missing or damaged index is
+ * rebuilt by a scan. Damage gives ERROR_DAMAGED with the file offset and what was expected.
  */
 #ifndef DEJAVM_TRACE_FORMAT_TRACE_READER_H
 #define DEJAVM_TRACE_FORMAT_TRACE_READER_H
@@ -62,9 +61,9 @@ int trace_reader_find_keyframe(struct trace_reader *r, position_t position, stru
 int trace_reader_keyframe_info(struct trace_reader *r, uint64_t index, struct trace_keyframe_info *out,
                                struct error *err) must_check;
 /*
- * Loads one: the encoded state into *state; and place(context, gfn) for every frame that is not zero there
- * gives where its 4096 bytes go (NULL: the frame is outside RAM, which is damage). Every frame is asked for
- * at most once. Pages not asked for are zero. The content hash of each page is checked.
+ * Loads one: the encoded state into *state; and place(context, gfn) for every frame that is not zero there gives where its
+ * 4096 bytes go (NULL: the frame is outside RAM, which is damage). Every frame is asked for at most once. Pages not
+ * asked for are zero. The content hash of each page is checked.
  */
 int trace_reader_load_keyframe(struct trace_reader *r, uint64_t index, struct buffer *state,
                                uint8_t *(*place)(void *context, gfn_t gfn), void *context,

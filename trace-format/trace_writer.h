@@ -2,8 +2,7 @@
  * Writing a trace: an append-only file of checksummed chunks (SPEC.md). What was handed over before a flush
  * survives the death of the process; a flush does not wait for the disk.
  *
- * An error (disk full, ...) is sticky: the file is cut back to its last whole chunk, and every later call
- * returns the same error.
+ * An error (disk full, ...) is sticky: the file is cut back to its last whole chunk, and every later call returns the same error.
  */
 #ifndef DEJAVM_TRACE_FORMAT_TRACE_WRITER_H
 #define DEJAVM_TRACE_FORMAT_TRACE_WRITER_H
@@ -43,11 +42,10 @@ int trace_writer_create(struct trace_writer **out, const char *path,
 void trace_writer_destroy(struct trace_writer *w);
 
 /*
- * A keyframe: the machine at a position, before the transition from it. state: encoded vcpu_state. changed:
- * the frames (ascending gfn) that may differ from the previous keyframe (for the first: all that are not
- * zero); page(context, gfn) gives their 4096 bytes. events_before: number of events of the stream that
- * happened before. The first one, at position 0 and before any event, is part of the raw trace; the others
- * are written by sealing.
+ * A keyframe: the machine at a position, before the transition from it. state: encoded vcpu_state. changed: the frames
+ * (ascending gfn) that may differ from the previous keyframe (for the first: all that are not zero); page(context, gfn) gives
+ * their 4096 bytes. events_before: number of events of the stream that happened before. The first one, at position 0 and
+ * before any event, is part of the raw trace; the others are written by sealing.
  */
 struct trace_keyframe_input {
     position_t position;
@@ -77,10 +75,9 @@ uint64_t trace_writer_bytes(const struct trace_writer *w); /* written to the fil
 int trace_writer_finish(struct trace_writer *w, struct error *err) must_check;
 
 /*
- * Sealing: appends positions and keyframes to a finished or cut-short trace. Takes an exclusive lock on the
- * file (-EBUSY with a message if another process seals it). Until trace_seal_finish returns 0 the trace
- * counts as unsealed, and whatever was appended is dropped by the next attempt; the raw part is never
- * changed. A cut-short trace is cut back to its last whole chunk.
+ * Sealing: appends positions and keyframes to a finished or cut-short trace. Takes an exclusive lock on the file (-EBUSY
+ * with a message if another process seals it). Until trace_seal_finish returns 0 the trace counts as unsealed, and whatever
+ * was appended is dropped by the next attempt; the raw part is never changed. A cut-short trace is cut back to its last whole chunk.
  */
 int trace_seal_open(struct trace_writer **out, const char *path, struct error *err) must_check;
 /* The position of the next event in the stream, in order, for every event. */

@@ -1,7 +1,6 @@
 /*
- * The `kvm` engine: the whole guest runs in /dev/kvm; interrupt controller and timers are in user space, so
- * that every interrupt is injected, and recorded, by dejavm. Works on any stock KVM (kvm_intel, kvm_amd,
- * kvm_pvm).
+ * The `kvm` engine: the whole guest runs in /dev/kvm; interrupt controller and timers are in user space, so that
+ * every interrupt is injected, and recorded, by dejavm. Works on any stock KVM (kvm_intel, kvm_amd, kvm_pvm).
  */
 #ifndef DEJAVM_CORE_KVM_KVM_ENGINE_H
 #define DEJAVM_CORE_KVM_KVM_ENGINE_H
@@ -20,9 +19,8 @@ struct kvm_statistics {
 };
 
 /*
- * model's CPUID is given to the vCPU. -ENODEV, -EACCES, -ENOTSUP with a message that says what is missing and
- * what to do. position() is always POSITION_UNKNOWN; request.limit and request.match are not supported
- * (-EINVAL).
+ * model's CPUID is given to the vCPU. -ENODEV, -EACCES, -ENOTSUP with a message that says what is missing and what
+ * to do. position() is always POSITION_UNKNOWN; request.limit and request.match are not supported (-EINVAL).
  */
 int kvm_engine_create(struct engine **out, struct guest_ram *ram, struct boundary *boundary,
                       const struct cpu_model *model, struct error *err) must_check;
@@ -30,8 +28,8 @@ int kvm_engine_create(struct engine **out, struct guest_ram *ram, struct boundar
 const struct kvm_statistics *kvm_engine_statistics(const struct engine *e);
 
 /*
- * True when the vCPU stands right after the guest instruction that made the last crossing of the boundary,
- * with nothing executed since: that boundary needs no landmark.
+ * True when the vCPU stands right after the guest instruction that made the last crossing of the boundary, with
+ * nothing executed since: that boundary needs no landmark.
  */
 bool kvm_engine_after_crossing(const struct engine *e);
 

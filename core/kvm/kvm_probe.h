@@ -22,8 +22,7 @@ struct kvm_probe {
  */
 unsigned kvm_probe_all(struct kvm_probe out[KVM_PROBE_MAX], struct error *err);
 
-/* The quick answer for --engine auto: can a guest be recorded under kvm here? 0, or negative with the reason.
- */
+/* The quick answer for --engine auto: can a guest be recorded under kvm here? 0, or negative with the reason. */
 int kvm_probe_usable(struct error *err) must_check;
 
 #endif

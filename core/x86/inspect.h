@@ -1,7 +1,6 @@
 /*
- * Looking at a guest without touching it: address translation that sets no A/D bit and raises no fault,
- * reading guest virtual memory, disassembly, and the witness words of a landmark. For debuggers, landmarks
- * and reports.
+ * Looking at a guest without touching it: address translation that sets no A/D bit and raises no fault, reading guest
+ * virtual memory, disassembly, and the witness words of a landmark. For debuggers, landmarks and reports.
  */
 #ifndef DEJAVM_CORE_X86_INSPECT_H
 #define DEJAVM_CORE_X86_INSPECT_H
@@ -28,9 +27,8 @@ struct x86_witness {
 #define X86_WITNESS_MAX 8
 
 /*
- * The witness words at this boundary: the top of the stack and the memory operands of the instructions about
- * to run (up to eight, direct jumps followed). Addresses are computed from the registers as they are now.
- * Returns the count.
+ * The witness words at this boundary: the top of the stack and the memory operands of the instructions about to
+ * run (up to eight, direct jumps followed). Addresses are computed from the registers as they are now. Returns the count.
  */
 unsigned x86_witnesses(const struct guest_ram *ram, const struct vcpu_state *state,
                        struct x86_witness out[X86_WITNESS_MAX]);

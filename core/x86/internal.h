@@ -87,9 +87,9 @@ enum step raise_exception(struct emu *e, unsigned vector); /* no error code */
 enum step raise_exception_code(struct emu *e, unsigned vector, uint32_t code);
 enum step raise_page_fault(struct emu *e, gva_t address, uint32_t code);
 /*
- * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN).
- * RIP is that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not
- * count position. Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
+ * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN). RIP is
+ * that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not count position.
+ * Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
  */
 enum step deliver_fault(struct emu *e);
 enum event_class {
@@ -117,16 +117,14 @@ void tlb_forbid_write(struct emu *e,
 void tlb_select(struct emu *e);           /* e->tlb after a change of CPL, AC, CR4.SMAP */
 
 /*
- * Translates one linear address for an access, with all permission checks, setting A/D; TLB filled in for
- * RAM. supervisor: an implicit system access (descriptor tables, TSS), done as CPL 0 and with AC ignored.
- * STEP_NEXT or STEP_FAULT.
+ * Translates one linear address for an access, with all permission checks, setting A/D; TLB filled in for RAM. supervisor: an
+ * implicit system access (descriptor tables, TSS), done as CPL 0 and with AC ignored. STEP_NEXT or STEP_FAULT.
  */
 enum step mmu_translate(struct emu *e, gva_t linear, enum access access, bool supervisor, gpa_t *gpa);
 
 /*
  * Linear memory at the current CPL, any alignment, up to 512 bytes, across a page too: both pages are
- * checked before anything is read or written. MMIO goes through the boundary. STEP_NEXT, STEP_FAULT or
- * STEP_STOP.
+ * checked before anything is read or written. MMIO goes through the boundary. STEP_NEXT, STEP_FAULT or STEP_STOP.
  */
 enum step mem_read(struct emu *e, gva_t linear, void *out, size_t length);
 enum step mem_write(struct emu *e, gva_t linear, const void *data, size_t length);
@@ -136,10 +134,9 @@ enum step mem_read_system(struct emu *e, gva_t linear, void *out, size_t length)
 enum step mem_write_system(struct emu *e, gva_t linear, const void *data, size_t length);
 
 /*
- * An operand for host code. data is the operand itself in guest RAM, or a bounce buffer (page-crossing, MMIO,
- * page with decoded code) already filled in when it is read. After the host code ran, mem_unmap writes a
- * bounced operand back. mem_unmap can only end in STEP_NEXT, or STEP_STOP for MMIO; a mapped operand may be
- * abandoned.
+ * An operand for host code. data is the operand itself in guest RAM, or a bounce buffer (page-crossing, MMIO, page with
+ * decoded code) already filled in when it is read. After the host code ran, mem_unmap writes a bounced
+ * operand back. mem_unmap can only end in STEP_NEXT, or STEP_STOP for MMIO; a mapped operand may be abandoned.
  */
 struct mem_map {
     void *data;
@@ -173,8 +170,8 @@ enum step mmu_fetch_page(struct emu *e, gva_t linear, uint64_t *ram_page, const 
 /* Effective address (offset) of the plan's memory operand, truncated to the address size. */
 uint64_t plan_offset(const struct emu *e, const struct plan *p);
 /*
- * seg:offset to linear, with limit, type and canonical checks for length bytes (SDM 3, 5.3 and 5.5): #GP(0),
- * #SS(0). access: ACCESS_*. The linear address is truncated to 32 bits outside 64-bit mode.
+ * seg:offset to linear, with limit, type and canonical checks for length bytes (SDM 3, 5.3 and 5.5): #GP(0), #SS(0).
+ * access: ACCESS_*. The linear address is truncated to 32 bits outside 64-bit mode.
  */
 enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t length, enum access access,
                          gva_t *linear);
@@ -190,8 +187,7 @@ unsigned stack_width(const struct emu *e);
 /* Stack, at the current stack width; size 2, 4, 8 is what RSP moves by. RSP changes only on STEP_NEXT. */
 enum step stack_push(struct emu *e, uint64_t value, unsigned size);
 enum step stack_pop(struct emu *e, uint64_t *value, unsigned size);
-/* Sets RIP after a near branch: checks limit or canonicality (#GP(0)). Truncates to op_size. STEP_JUMP or
- * STEP_FAULT. */
+/* Sets RIP after a near branch: checks limit or canonicality (#GP(0)). Truncates to op_size. STEP_JUMP or STEP_FAULT. */
 enum step near_branch(struct emu *e, uint64_t target, unsigned op_size);
 
 /* ---- system.c, msr.c ---- */
@@ -216,8 +212,7 @@ enum step fpu_check(struct emu *e, enum fpu_class class);
 struct block_cache *block_cache_create(void);
 void block_cache_destroy(struct block_cache *c);
 void block_cache_flush(struct emu *e);
-/* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE.
- */
+/* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
 void block_invalidate(struct emu *e, uint64_t offset, size_t length);
 
 /* ---- small helpers ---- */

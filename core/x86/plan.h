@@ -1,6 +1,6 @@
 /*
- * A plan: one decoded guest instruction, ready to be executed many times. Decoding depends on the bytes and
- * on the code size (16, 32, 64) only, never on other state of the vCPU.
+ * A plan: one decoded guest instruction, ready to be executed many times. Decoding depends on the bytes and on
+ * the code size (16, 32, 64) only, never on other state of the vCPU.
  */
 #ifndef DEJAVM_CORE_X86_PLAN_H
 #define DEJAVM_CORE_X86_PLAN_H
@@ -16,14 +16,13 @@ struct plan;
 enum step {
     STEP_NEXT = 0, /* done; the run loop advances RIP by the length and goes on in the block */
     STEP_JUMP,     /* done; the handler has set RIP itself; the block is left */
-    STEP_AGAIN,    /* a REP iteration is done, RIP stays; position was already counted by the handler or is 1
-                      step:    the run loop counts 1 */
-    STEP_FAULT,    /* not done: emu->fault says what to deliver; architectural state is unchanged */
-    STEP_STOP,     /* not done: the boundary failed; state unchanged, the run ends */
-    STEP_EXIT, /* done, RIP advanced by the run loop as for STEP_NEXT, then the run ends with emu->stop_reason
-                */
+    STEP_AGAIN, /* a REP iteration is done, RIP stays; position was already counted by the handler or is 1 step:
+                      the run loop counts 1 */
+    STEP_FAULT, /* not done: emu->fault says what to deliver; architectural state is unchanged */
+    STEP_STOP,  /* not done: the boundary failed; state unchanged, the run ends */
+    STEP_EXIT, /* done, RIP advanced by the run loop as for STEP_NEXT, then the run ends with emu->stop_reason */
     STEP_LEAVE, /* done, RIP advanced as for STEP_NEXT, then the block is left: something that the rest of the
-                   block was decoded or chained under has changed (mode, segment, paging, shadow, IF, TF) */
+                      block was decoded or chained under has changed (mode, segment, paging, shadow, IF, TF) */
 };
 
 typedef enum step (*plan_fn)(struct emu *e, const struct plan *p);
@@ -70,8 +69,8 @@ struct plan {
 };
 
 /*
- * Handlers written in C: one table per file. setup (optional) runs at decode time, after the common fields
- * are filled in; it may choose another fn. Returning false means that this form is #UD.
+ * Handlers written in C: one table per file. setup (optional) runs at decode time, after the common fields are
+ * filled in; it may choose another fn. Returning false means that this form is #UD.
  */
 struct plan_handler {
     ZydisMnemonic mnemonic;
@@ -97,9 +96,8 @@ extern const struct plan_handlers fpu_handlers;    /* fpu_state.c: FXSAVE, XSAVE
  * Decodes the instruction in bytes[0..length). Returns:
  *   1  plan filled in
  *   0  more bytes are needed than length (the instruction continues on the next page); length < 15
- * An undefined instruction gives a plan whose handler raises #UD (or #GP for more than 15 bytes); one that
- * hardware has and the emulator lacks a plan whose handler ends the run with an error naming its bytes and
- * text.
+ * An undefined instruction gives a plan whose handler raises #UD (or #GP for more than 15 bytes); one that hardware has
+ * and the emulator lacks a plan whose handler ends the run with an error naming its bytes and text.
  */
 int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size,
                 struct plan *out) must_check;
