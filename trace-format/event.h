@@ -60,13 +60,13 @@ struct landmark_page {
 
 /*
  * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those dirtied
- * since the previous landmark of the trace. An event placed by a landmark that has no other use for value has there
- * the nanoseconds that passed in the recording since the event before it: they bound the search for the boundary.
+ * since the previous landmark of the trace.
  */
 struct landmark {
     uint64_t rip, rflags;
     uint64_t gpr[16];
     uint64_t fpu_hash;
+    uint64_t elapsed_ns; /* host time in the recording since the event before: bounds the search for the boundary */
     unsigned witness_count;
     struct {
         gva_t address;
