@@ -23,6 +23,7 @@
 enum ram_page_flag {
     RAM_PAGE_DIRTY = 1, /* on the dirty list */
     RAM_PAGE_CODE = 2,  /* the emulator holds decoded code of this page; only core/x86 touches this bit */
+    RAM_PAGE_TABLE = 4, /* the emulator's TLB depends on this page as a page table; only core/x86 touches this bit */
 };
 
 struct guest_ram {

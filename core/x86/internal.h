@@ -20,7 +20,11 @@
  * TLB_INVALID, which no page address equals.
  *   - write is only set for pages already marked dirty and without decoded code;
  *   - exec and read are set on their own, so that A bits and permissions are exact;
- *   - MMIO is never entered.
+ *   - MMIO is never entered, nor are data accesses to a page with a data breakpoint.
+ *
+ * A TLB is hidden state: a guest that changes a page table without INVLPG would go one way with an old entry and
+ * another way after a checkpoint was restored. So entries are never stale: a write to a page table that an entry was
+ * made from (RAM_PAGE_TABLE) flushes. Flushing at any time is therefore invisible to the guest.
  */
 #define TLB_ENTRIES 1024u
 #define TLB_INVALID ((uint64_t)1)
@@ -62,8 +66,9 @@ struct emu {
     struct fault fault;       /* with STEP_FAULT */
     int stop_reason;          /* enum engine_stop, with STEP_EXIT / STEP_STOP */
     atomic_int attention;     /* engine_kick */
-    bool block_gone; /* the code being executed was written: leave the block after this instruction */
-    bool x87_live;   /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
+    bool block_gone;    /* the code being executed was written: leave the block after this instruction */
+    bool boundary_stop; /* the boundary said BOUNDARY_STOP: the run ends after this instruction */
+    bool x87_live;      /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
 
     struct engine engine;
     struct guest_ram *ram;
@@ -73,10 +78,13 @@ struct emu {
     struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
     struct block_cache *blocks;
     struct code_arena *arena;
-    struct error error;               /* message of a run that fails */
-    uint8_t *bounce;                  /* 1024 bytes, 64-aligned: operands that cannot be used in place */
-    const struct engine_match *match; /* of the current run, or NULL */
-    unsigned physical_bits;           /* MAXPHYADDR of the CPU model */
+    struct error error;                    /* message of a run that fails */
+    uint8_t *bounce;                       /* 1024 bytes, 64-aligned: operands that cannot be used in place */
+    const struct engine_match *match;      /* of the current run, or NULL */
+    unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
+    uint32_t table_pages[TABLE_PAGES_MAX]; /* RAM pages with RAM_PAGE_TABLE (tlb.c) */
+    unsigned table_page_count;
+    unsigned table_idle_writes; /* writes to such pages that no translation depended on */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
 
