@@ -9,7 +9,7 @@ find_package(zydis REQUIRED)
 find_package(Threads REQUIRED)
 
 add_library(dejavm_flags INTERFACE)
-target_compile_definitions(dejavm_flags INTERFACE _GNU_SOURCE)
+target_compile_definitions(dejavm_flags INTERFACE _GNU_SOURCE DEJAVM_VERSION="${PROJECT_VERSION}")
 target_compile_options(dejavm_flags INTERFACE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow -Wstrict-prototypes>
   -fno-strict-aliasing -fno-common -fvisibility=hidden)

@@ -10,10 +10,10 @@
 
 struct ram_tracker {
     struct guest_ram *ram;
-    struct hash128 digest;    /* as of the last update */
-    struct hash128 *terms;    /* one per page, as of the last update; untouched pages cost no memory */
-    uint8_t *is_changed;      /* one per page: on the changed list */
-    uint32_t *changed;        /* page numbers (offset / 4096), in order of discovery */
+    struct hash128 digest; /* as of the last update */
+    struct hash128 *terms; /* one per page, as of the last update; untouched pages cost no memory */
+    uint8_t *is_changed;   /* one per page: on the changed list */
+    uint32_t *changed;     /* page numbers (offset / 4096), in order of discovery */
     size_t changed_count;
 };
 

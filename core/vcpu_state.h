@@ -208,8 +208,15 @@ unsigned vcpu_state_diff(const struct vcpu_state *a, const struct vcpu_state *b,
 /* All registers as readable text, several lines, each ending in a newline. */
 void vcpu_state_format(const struct vcpu_state *s, char *out, size_t size);
 
-/* XXH3-64 of the canonical encoding (below): the register digest of the trace. */
+/* XXH3-64 of the canonical encoding (below). */
 uint64_t vcpu_state_hash(const struct vcpu_state *s);
+
+/*
+ * The register digest of a trace: as vcpu_state_hash, with RFLAGS.RF and the x87 pointers (FIP, FDP, FOP, FCS, FDS)
+ * taken as 0. Hosts differ in these between instructions (AMD saves the pointers only with a pending exception; RF between
+ * the iterations of a REP is the processor's choice).
+ */
+uint64_t vcpu_state_digest(const struct vcpu_state *s);
 
 /* XXH3-64 of x87 control/status/tag, MXCSR, ST0..7 and YMM0..15; without FIP, FDP and FOP. */
 uint64_t fpu_state_hash(const struct fpu_state *f);

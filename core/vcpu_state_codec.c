@@ -35,9 +35,10 @@ static void get_table(struct reader *in, struct descriptor_table *t)
 /* The 64-bit registers that follow the descriptor tables, in encoding order. */
 #define SYSTEM_REGISTERS(X)                                                                                  \
     X(cr0)                                                                                                   \
-    X(cr2) X(cr3) X(cr4) X(cr8) X(xcr0) X(dr[0]) X(dr[1]) X(dr[2]) X(dr[3]) X(dr6) X(dr7) X(efer) X(star)    \
-        X(lstar) X(cstar) X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip)         \
-            X(tsc_aux) X(pat) X(apic_base) X(misc_enable)
+    X(cr2)                                                                                                   \
+    X(cr3) X(cr4) X(cr8) X(xcr0) X(dr[0]) X(dr[1]) X(dr[2]) X(dr[3]) X(dr6) X(dr7) X(efer) X(star) X(lstar)  \
+        X(cstar) X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(tsc_aux)       \
+            X(pat) X(apic_base) X(misc_enable)
 
 void vcpu_state_encode(const struct vcpu_state *s, struct buffer *out)
 {
@@ -137,6 +138,15 @@ uint64_t vcpu_state_hash(const struct vcpu_state *s)
     uint64_t h = b.failed ? 0 : hash64(b.data, b.length);
     buffer_free(&b);
     return h;
+}
+
+uint64_t vcpu_state_digest(const struct vcpu_state *s)
+{
+    struct vcpu_state plain = *s;
+    plain.rflags &= ~RFLAGS_RF;
+    plain.fpu.fip = plain.fpu.fdp = 0;
+    plain.fpu.fop = plain.fpu.fcs = plain.fpu.fds = 0;
+    return vcpu_state_hash(&plain);
 }
 
 uint64_t fpu_state_hash(const struct fpu_state *f)

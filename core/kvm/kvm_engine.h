@@ -33,4 +33,10 @@ const struct kvm_statistics *kvm_engine_statistics(const struct engine *e);
  */
 bool kvm_engine_after_crossing(const struct engine *e);
 
+/*
+ * True when nothing is on its way into the guest: no queued interrupt or NMI, no exception that waits for delivery. Only
+ * then does state() show a boundary that an exact engine passes as well.
+ */
+bool kvm_engine_settled(struct engine *e);
+
 #endif

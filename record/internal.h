@@ -1,0 +1,76 @@
+/*
+ * The recorder's own state, and what its files call of each other. Private to record.
+ *
+ *   record.c           creates and destroys: loads the guest, picks the engine, starts the trace
+ *   record_session.c   the run: who runs when, interrupts, deadlines, the end
+ *   record_boundary.c  the boundary: asks devices, clock and host, writes the answer to the trace
+ *   record_events.c    events that the guest does not make itself: interrupts, digests, landmarks, the end
+ *   record_host.c      timer thread and serial input
+ */
+#ifndef DEJAVM_RECORD_INTERNAL_H
+#define DEJAVM_RECORD_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "core/cpu_model.h"
+#include "core/engine.h"
+#include "core/ram_tracker.h"
+#include "core/symbols.h"
+#include "record/record.h"
+#include "record/record_host.h"
+
+struct recorder {
+    struct boundary boundary;
+    struct record_options options; /* strings are read in recorder_create only */
+    struct guest_ram *ram;
+    struct machine *machine;
+    struct cpu_model model;
+    struct engine *engine;
+    bool is_kvm;
+    char engine_reason[512];
+    struct trace_writer *writer;
+    struct ram_tracker tracker;
+    struct record_host *host;
+    struct symbols *symbols;
+    atomic_bool stop_requested;
+
+    struct error error; /* first failure inside the boundary */
+    bool failed;
+    bool window_wanted; /* an interrupt waits: boundary crossings need not stop for it */
+    bool halted;
+    uint64_t last_tsc;
+    uint64_t last_place_ns; /* when the last placed event or crossing was written */
+    uint64_t last_digest_ns, last_flush_ns, last_progress_ns;
+    position_t last_digest_position;
+    uint64_t interrupts;
+    uint64_t time_in_devices_ns;
+    struct landmark_page *landmark_pages; /* LANDMARK_MAX_PAGES */
+};
+
+/* record_boundary.c */
+extern const struct boundary_ops record_boundary_ops;
+/* machine_host.console_output of the recording; context is the recorder. */
+void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length);
+/* Writes an event; a failure is kept in r->error, and makes it return negative. */
+int record_event(struct recorder *r, const struct event *event);
+
+/* record_events.c */
+/* Takes the waiting interrupt from the controller, writes it at the vCPU's place, and delivers it. */
+int record_interrupt(struct recorder *r, struct error *err) must_check;
+/* Writes a digest of registers and RAM at the vCPU's place. */
+int record_digest(struct recorder *r, struct error *err) must_check;
+/* True when it is time for the next digest. */
+bool record_digest_due(const struct recorder *r);
+/* Notes and the last events of the trace. */
+int record_end(struct recorder *r, enum trace_end end, uint32_t status, const char *message,
+               struct error *err) must_check;
+
+/* Digests at least this often. */
+#define RECORD_DIGEST_STEPS    50000000u
+#define RECORD_DIGEST_EMU_NS   1000000000u
+#define RECORD_DIGEST_KVM_NS   250000000u
+#define RECORD_FLUSH_NS        200000000u
+#define RECORD_HOUSEKEEPING_NS 100000000u
+#define RECORD_TSC_HZ          1000000000u /* the guest's TSC counts nanoseconds */
+
+#endif

@@ -1,0 +1,229 @@
+#include "record/record.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+#include "core/base/file.h"
+#include "core/kvm/kvm_probe.h"
+#include "core/loader.h"
+#include "core/x86/emu.h"
+#include "devices/devices.h"
+#include "record/internal.h"
+
+#define IMAGE_MAX_BYTES ((size_t)1 << 30)
+
+/* The guest's files, while the recorder is being created. */
+struct guest_files {
+    struct buffer image, initrd;
+};
+
+static void kick_engine(void *context)
+{
+    struct recorder *r = context;
+    r->engine->ops->kick(r->engine);
+}
+
+static int choose_engine(struct recorder *r, struct error *err)
+{
+    r->is_kvm = r->options.engine == RECORD_ENGINE_KVM;
+    if (r->options.engine == RECORD_ENGINE_AUTO) {
+        struct error reason;
+        if (r->options.max_steps)
+            snprintf(r->engine_reason, sizeof(r->engine_reason), "only the emulator can count steps");
+        else if (kvm_probe_usable(&reason) < 0)
+            snprintf(r->engine_reason, sizeof(r->engine_reason), "%.500s", reason.message);
+        else
+            r->is_kvm = true;
+    }
+    if (r->is_kvm && r->options.max_steps)
+        return error_set(err, -ENOTSUP,
+                         "a limit of steps needs the emulator, which counts them: use --engine emu");
+    return 0;
+}
+
+static int create_engine(struct recorder *r, const struct vcpu_state *state, struct error *err)
+{
+    cpu_model_init(&r->model, r->is_kvm ? CPU_PROFILE_KVM : CPU_PROFILE_EMU);
+    int status = cpu_model_check_host(&r->model, err);
+    if (status < 0)
+        return status;
+    status = r->is_kvm ? kvm_engine_create(&r->engine, r->ram, &r->boundary, &r->model, err)
+                       : emu_create(&r->engine, r->ram, &r->boundary, &r->model, err);
+    if (status < 0)
+        return status;
+    return r->engine->ops->set_state(r->engine, state, err);
+}
+
+static const uint8_t *frame_of_ram(void *context, gfn_t gfn)
+{
+    return ram_frame(context, gfn);
+}
+
+/* The machine as it starts: every page that is not zero, and the vCPU. */
+static int write_first_keyframe(struct recorder *r, struct error *err)
+{
+    int status = r->engine->ops->collect_dirty(r->engine, err);
+    if (status < 0)
+        return status;
+    ram_tracker_update(&r->tracker);
+    ram_tracker_sort_changed(&r->tracker);
+    size_t count = r->tracker.changed_count;
+    gfn_t *frames = malloc((count + 1) * sizeof(*frames));
+    struct buffer state = {0};
+    vcpu_state_encode(r->engine->ops->state(r->engine), &state);
+    if (!frames || state.failed) {
+        free(frames);
+        buffer_free(&state);
+        return error_set(err, -ENOMEM, "out of memory for the list of %zu pages", count);
+    }
+    for (size_t i = 0; i < count; i++)
+        frames[i] = ram_gfn_of_page(r->ram, r->tracker.changed[i]);
+    struct trace_keyframe_input keyframe = {.position = 0,
+                                            .state = state.data,
+                                            .state_length = state.length,
+                                            .ram_digest = r->tracker.digest,
+                                            .changed = frames,
+                                            .changed_count = count,
+                                            .page = frame_of_ram,
+                                            .context = r->ram};
+    status = trace_writer_keyframe(r->writer, &keyframe, err);
+    ram_tracker_clear_changed(&r->tracker);
+    free(frames);
+    buffer_free(&state);
+    return status < 0 ? status : trace_writer_flush(r->writer, err);
+}
+
+static int create_trace(struct recorder *r, const struct guest_files *files, enum guest_format format,
+                        int64_t start_time_s, struct error *err)
+{
+    char host_cpu[128], host_system[512];
+    struct utsname name;
+    cpu_host_description(host_cpu, sizeof(host_cpu));
+    uname(&name);
+    snprintf(host_system, sizeof(host_system), "%s %s %s", name.sysname, name.release, name.machine);
+    struct trace_meta meta = {.writer = "dejavm " DEJAVM_VERSION,
+                              .engine = r->engine->ops->name,
+                              .host_cpu = host_cpu,
+                              .host_system = host_system,
+                              .guest_path = r->options.guest_path,
+                              .guest_format = guest_format_name(format),
+                              .command_line = r->options.command_line,
+                              .initrd_path = r->options.initrd_path ? r->options.initrd_path : "",
+                              .start_time_s = start_time_s,
+                              .ram_bytes = r->ram->size_bytes,
+                              .ram_low_bytes = r->ram->low_bytes,
+                              .positions = !r->is_kvm};
+    struct trace_writer_options options = {.overwrite = r->options.overwrite};
+    struct buffer cpuid = {0};
+    cpu_model_encode(&r->model, &cpuid);
+    int status = cpuid.failed ? error_set(err, -ENOMEM, "out of memory")
+                              : trace_writer_create(&r->writer, r->options.trace_path, &options, &meta,
+                                                    &cpuid, files->image.data, files->image.length, err);
+    buffer_free(&cpuid);
+    return status < 0 ? status : write_first_keyframe(r, err);
+}
+
+static int read_guest(struct recorder *r, struct guest_files *files, struct error *err)
+{
+    int status = file_read(r->options.guest_path, IMAGE_MAX_BYTES, &files->image, err);
+    if (status == 0 && r->options.initrd_path)
+        status = file_read(r->options.initrd_path, IMAGE_MAX_BYTES, &files->initrd, err);
+    return status;
+}
+
+static int load_guest(struct recorder *r, const struct guest_files *files, struct loader_result *loaded,
+                      struct error *err)
+{
+    int status = ram_create(&r->ram, r->options.ram_bytes, err);
+    if (status == 0)
+        status = ram_tracker_create(&r->tracker, r->ram, err);
+    if (status < 0)
+        return status;
+    struct loader_input input = {.image = files->image.data,
+                                 .image_length = files->image.length,
+                                 .image_name = r->options.guest_path,
+                                 .initrd = r->options.initrd_path ? files->initrd.data : NULL,
+                                 .initrd_length = files->initrd.length,
+                                 .initrd_name = r->options.initrd_path,
+                                 .command_line = r->options.command_line};
+    status = loader_load(r->ram, &input, loaded, err);
+    if (status < 0)
+        return status;
+    return symbols_create(&r->symbols, files->image.data, files->image.length, err);
+}
+
+static int create_machine(struct recorder *r, int64_t start_time_s, struct error *err)
+{
+    struct machine_host host = {
+        .console_output = record_console_output, .start_time_s = start_time_s, .context = r};
+    int status = machine_create(&r->machine, r->ram, &host, err);
+    return status < 0 ? status : board_attach(r->machine, err);
+}
+
+static int set_up(struct recorder *r, struct guest_files *files, struct error *err)
+{
+    struct loader_result loaded;
+    int64_t start_time_s = (int64_t)time(NULL);
+    int status = read_guest(r, files, err);
+    if (status == 0)
+        status = load_guest(r, files, &loaded, err);
+    if (status == 0)
+        status = create_machine(r, start_time_s, err);
+    if (status == 0)
+        status = choose_engine(r, err);
+    if (status == 0)
+        status = create_engine(r, &loaded.state, err);
+    if (status == 0)
+        status = create_trace(r, files, loaded.format, start_time_s, err);
+    if (status == 0)
+        status = record_host_create(&r->host, r->options.serial_in, kick_engine, r, err);
+    return status;
+}
+
+int recorder_create(struct recorder **out, const struct record_options *options, struct error *err)
+{
+    struct recorder *r = calloc(1, sizeof(*r));
+    if (!r)
+        return error_set(err, -ENOMEM, "out of memory");
+    r->boundary.ops = &record_boundary_ops;
+    r->options = *options;
+    r->landmark_pages = malloc(LANDMARK_MAX_PAGES * sizeof(*r->landmark_pages));
+    struct guest_files files = {0};
+    int status = r->landmark_pages ? set_up(r, &files, err) : error_set(err, -ENOMEM, "out of memory");
+    buffer_free(&files.image);
+    buffer_free(&files.initrd);
+    if (status < 0) {
+        recorder_destroy(r);
+        return status;
+    }
+    *out = r;
+    return 0;
+}
+
+void recorder_stop(struct recorder *r)
+{
+    atomic_store(&r->stop_requested, true);
+    r->engine->ops->kick(r->engine);
+    record_host_wake(r->host);
+}
+
+void recorder_destroy(struct recorder *r)
+{
+    if (!r)
+        return;
+    record_host_destroy(r->host);
+    if (r->writer)
+        trace_writer_destroy(r->writer);
+    if (r->engine)
+        r->engine->ops->destroy(r->engine);
+    machine_destroy(r->machine);
+    symbols_destroy(r->symbols);
+    ram_tracker_destroy(&r->tracker);
+    ram_destroy(r->ram);
+    free(r->landmark_pages);
+    free(r);
+}

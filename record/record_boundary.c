@@ -1,0 +1,180 @@
+#include "record/internal.h"
+
+#include <errno.h>
+#include <sys/random.h>
+
+static struct recorder *recorder_of(struct boundary *b)
+{
+    return container_of(b, struct recorder, boundary);
+}
+
+int record_event(struct recorder *r, const struct event *event)
+{
+    if (r->failed)
+        return r->error.code;
+    int status = trace_writer_event(r->writer, event, &r->error);
+    if (status < 0)
+        r->failed = true;
+    r->last_place_ns = machine_clock_ns(r->machine);
+    return status;
+}
+
+void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length)
+{
+    struct recorder *r = context;
+    struct event event = {.type = EVENT_CONSOLE,
+                          .place = PLACE_PREVIOUS,
+                          .position = POSITION_UNKNOWN,
+                          .source = (uint8_t)channel,
+                          .data = data,
+                          .data_length = length};
+    record_event(r, &event);
+    if (r->options.console)
+        r->options.console(r->options.context, channel, data, length);
+}
+
+/* Devices see one time per access. */
+static uint64_t enter_devices(struct recorder *r)
+{
+    uint64_t now = record_host_now_ns(r->host);
+    machine_set_clock_ns(r->machine, now);
+    return now;
+}
+
+/* What an access changed for the session: a nearer deadline, a waiting interrupt, the end of the run. */
+static int leave_devices(struct recorder *r, uint64_t entered_ns)
+{
+    record_host_arm(r->host, machine_next_deadline_ns(r->machine));
+    r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
+    if (r->failed)
+        return r->error.code;
+    if (machine_end(r->machine, NULL) != MACHINE_END_NONE)
+        return BOUNDARY_STOP;
+    if (machine_interrupt_pending(r->machine) && !r->window_wanted)
+        return BOUNDARY_STOP;
+    return BOUNDARY_OK;
+}
+
+static struct event crossing(enum event_type type, position_t position, uint64_t address, unsigned size,
+                             uint64_t value)
+{
+    return (struct event){.type = type,
+                          .place = PLACE_CROSSING,
+                          .position = position,
+                          .address = address,
+                          .size = (uint8_t)size,
+                          .value = value};
+}
+
+static int pio_read(struct boundary *b, position_t position, uint16_t port, unsigned size, uint32_t *value)
+{
+    struct recorder *r = recorder_of(b);
+    uint64_t entered = enter_devices(r);
+    *value = (uint32_t)machine_port_read(r->machine, port, size);
+    struct event event = crossing(EVENT_PIO_READ, position, port, size, *value);
+    record_event(r, &event);
+    return leave_devices(r, entered);
+}
+
+static int pio_write(struct boundary *b, position_t position, uint16_t port, unsigned size, uint32_t value)
+{
+    struct recorder *r = recorder_of(b);
+    uint64_t entered = enter_devices(r);
+    struct event event = crossing(EVENT_PIO_WRITE, position, port, size, value);
+    int status = record_event(r, &event);
+    if (status < 0)
+        return status;
+    machine_port_write(r->machine, port, size, value);
+    return leave_devices(r, entered);
+}
+
+static int mmio_read(struct boundary *b, position_t position, gpa_t gpa, unsigned size, uint64_t *value)
+{
+    struct recorder *r = recorder_of(b);
+    uint64_t entered = enter_devices(r);
+    *value = machine_mmio_read(r->machine, gpa, size);
+    struct event event = crossing(EVENT_MMIO_READ, position, gpa, size, *value);
+    record_event(r, &event);
+    return leave_devices(r, entered);
+}
+
+static int mmio_write(struct boundary *b, position_t position, gpa_t gpa, unsigned size, uint64_t value)
+{
+    struct recorder *r = recorder_of(b);
+    uint64_t entered = enter_devices(r);
+    struct event event = crossing(EVENT_MMIO_WRITE, position, gpa, size, value);
+    int status = record_event(r, &event);
+    if (status < 0)
+        return status;
+    machine_mmio_write(r->machine, gpa, size, value);
+    return leave_devices(r, entered);
+}
+
+/* Never the same twice, so that a guest that measures its own speed does not divide by zero. */
+static uint64_t next_tsc(struct recorder *r)
+{
+    uint64_t tsc = record_host_now_ns(r->host);
+    r->last_tsc = tsc > r->last_tsc ? tsc : r->last_tsc + 1;
+    return r->last_tsc;
+}
+
+static int cpu_read(struct boundary *b, position_t position, enum boundary_source source, uint32_t argument,
+                    uint64_t *value, bool *valid)
+{
+    struct recorder *r = recorder_of(b);
+    *value = 0;
+    *valid = true;
+    switch (source) {
+    case SOURCE_RDTSC:
+    case SOURCE_RDTSCP:
+        *value = next_tsc(r);
+        break;
+    case SOURCE_RDRAND:
+    case SOURCE_RDSEED:
+        *valid = getrandom(value, argument <= 8 ? argument : 8, 0) == (ssize_t)argument;
+        if (!*valid)
+            *value = 0;
+        break;
+    case SOURCE_RDPMC: /* there are no counters: they stand at 0 */
+        break;
+    }
+    struct event event = crossing(EVENT_CPU_READ, position, argument, 0, *value);
+    event.source = (uint8_t)source;
+    event.flag = *valid;
+    return record_event(r, &event);
+}
+
+/* There is no MSR beyond those of the vCPU's state: the guest gets #GP, as for any MSR that a CPU lacks. */
+static int msr_read(struct boundary *b, position_t position, uint32_t index, uint64_t *value, bool *known)
+{
+    *value = 0;
+    *known = false;
+    struct event event = crossing(EVENT_MSR_READ, position, index, 8, *value);
+    event.flag = *known;
+    return record_event(recorder_of(b), &event);
+}
+
+static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
+{
+    *known = false;
+    struct event event = crossing(EVENT_MSR_WRITE, position, index, 8, value);
+    event.flag = *known;
+    return record_event(recorder_of(b), &event);
+}
+
+static int halted(struct boundary *b, position_t position)
+{
+    struct event event = crossing(EVENT_HALT, position, 0, 0, 0);
+    return record_event(recorder_of(b), &event);
+}
+
+const struct boundary_ops record_boundary_ops = {
+    .pio_read = pio_read,
+    .pio_write = pio_write,
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .cpu_read = cpu_read,
+    .msr_read = msr_read,
+    .msr_write = msr_write,
+    .halted = halted,
+};

@@ -1,0 +1,196 @@
+#include "record/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/x86/inspect.h"
+
+/* Everything that names this boundary, by the registers and by what changed in RAM since the last landmark. */
+static int build_landmark(struct recorder *r, struct landmark *landmark, struct error *err)
+{
+    int status = r->engine->ops->collect_dirty(r->engine, err);
+    if (status < 0)
+        return status;
+    ram_tracker_update(&r->tracker);
+    const struct vcpu_state *state = r->engine->ops->state(r->engine);
+    *landmark = (struct landmark){.rip = state->rip,
+                                  .rflags = state->rflags,
+                                  .fpu_hash = fpu_state_hash(&state->fpu),
+                                  .elapsed_ns = machine_clock_ns(r->machine) - r->last_place_ns,
+                                  .pages = r->landmark_pages};
+    memcpy(landmark->gpr, state->gpr, sizeof(landmark->gpr));
+    struct x86_witness witnesses[X86_WITNESS_MAX];
+    unsigned count = x86_witnesses(r->ram, state, witnesses);
+    for (unsigned i = 0; i < count && i < LANDMARK_MAX_WITNESSES; i++) {
+        landmark->witness[i].address = witnesses[i].address;
+        landmark->witness[i].value = witnesses[i].value;
+        landmark->witness_count = i + 1;
+    }
+    ram_tracker_sort_changed(&r->tracker);
+    for (size_t i = 0; i < r->tracker.changed_count && i < LANDMARK_MAX_PAGES; i++) {
+        uint32_t page = r->tracker.changed[i];
+        r->landmark_pages[i] = (struct landmark_page){.gfn = ram_gfn_of_page(r->ram, page),
+                                                      .digest = r->tracker.terms[page].low};
+        landmark->page_count = i + 1;
+    }
+    ram_tracker_clear_changed(&r->tracker);
+    return 0;
+}
+
+/* Gives the event the place where the vCPU stands; landmark is storage for it. */
+static int place_here(struct recorder *r, struct event *event, struct landmark *landmark, struct error *err)
+{
+    event->position = r->engine->ops->position(r->engine);
+    if (!r->is_kvm) {
+        event->place = PLACE_POSITION;
+        return 0;
+    }
+    if (kvm_engine_after_crossing(r->engine)) {
+        event->place = PLACE_AFTER;
+        return 0;
+    }
+    event->place = PLACE_LANDMARK;
+    event->landmark = landmark;
+    return build_landmark(r, landmark, err);
+}
+
+static int write_event(struct recorder *r, const struct event *event, struct error *err)
+{
+    int status = record_event(r, event);
+    if (status < 0 && err)
+        *err = r->error;
+    return status;
+}
+
+bool record_digest_due(const struct recorder *r)
+{
+    uint64_t since = machine_clock_ns(r->machine) - r->last_digest_ns;
+    if (r->is_kvm)
+        return since >= RECORD_DIGEST_KVM_NS;
+    return since >= RECORD_DIGEST_EMU_NS ||
+           r->engine->ops->position(r->engine) - r->last_digest_position >= RECORD_DIGEST_STEPS;
+}
+
+int record_digest(struct recorder *r, struct error *err)
+{
+    struct event event = {.type = EVENT_DIGEST};
+    struct landmark landmark;
+    int status = place_here(r, &event, &landmark, err);
+    if (status < 0)
+        return status;
+    if (event.place != PLACE_LANDMARK) { /* otherwise that has been done */
+        status = r->engine->ops->collect_dirty(r->engine, err);
+        if (status < 0)
+            return status;
+        ram_tracker_update(&r->tracker);
+        if (!r->is_kvm) /* nobody asks what changed */
+            ram_tracker_clear_changed(&r->tracker);
+    }
+    event.value = vcpu_state_digest(r->engine->ops->state(r->engine));
+    event.digest = r->tracker.digest;
+    r->last_digest_ns = machine_clock_ns(r->machine);
+    r->last_digest_position = event.position;
+    return write_event(r, &event, err);
+}
+
+int record_interrupt(struct recorder *r, struct error *err)
+{
+    struct event event = {.type = EVENT_INTERRUPT, .place = PLACE_PREVIOUS};
+    struct landmark landmark;
+    int status;
+    if (record_digest_due(r)) {
+        event.position = r->engine->ops->position(r->engine);
+        status = record_digest(r, err);
+    } else {
+        status = place_here(r, &event, &landmark, err);
+    }
+    if (status < 0)
+        return status;
+    event.flag = (r->engine->ops->state(r->engine)->rflags & RFLAGS_RF) != 0;
+    event.vector = machine_interrupt_acknowledge(r->machine);
+    status = write_event(r, &event, err);
+    if (status < 0)
+        return status;
+    r->interrupts++;
+    r->halted = false;
+    return r->engine->ops->interrupt(r->engine, event.vector, err);
+}
+
+static int write_note(struct recorder *r, const char *text, struct error *err)
+{
+    struct event event = {.type = EVENT_MARK,
+                          .place = PLACE_PREVIOUS,
+                          .position = r->engine->ops->position(r->engine),
+                          .data = (const uint8_t *)text,
+                          .data_length = strlen(text)};
+    return write_event(r, &event, err);
+}
+
+static int write_unclaimed(struct recorder *r, const char *kind, const struct unclaimed *list, size_t count,
+                           struct error *err)
+{
+    int status = 0;
+    for (size_t i = 0; i < count && status == 0; i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "unclaimed %s 0x%" PRIx64 ": %" PRIu64 " reads, %" PRIu64 " writes",
+                 kind, list[i].address, list[i].reads, list[i].writes);
+        status = write_note(r, text, err);
+    }
+    return status;
+}
+
+static int write_kvm_statistics(struct recorder *r, struct error *err)
+{
+    const struct kvm_statistics *k = kvm_engine_statistics(r->engine);
+    char text[512];
+    snprintf(text, sizeof(text),
+             "kvm exits: pio %" PRIu64 ", mmio %" PRIu64 ", hlt %" PRIu64 ", msr %" PRIu64 ", window %" PRIu64
+             ", kick %" PRIu64 ", internal %" PRIu64 ", other %" PRIu64 "; emulated steps %" PRIu64
+             "; time in kvm %" PRIu64 " ns, emulator %" PRIu64 " ns, devices %" PRIu64 " ns",
+             k->exits_pio, k->exits_mmio, k->exits_hlt, k->exits_msr, k->exits_window, k->exits_kick,
+             k->exits_internal, k->exits_other, k->emulated_steps, k->time_in_kvm_ns, k->time_in_emulator_ns,
+             r->time_in_devices_ns);
+    return write_note(r, text, err);
+}
+
+/* What `info` tells of a recording beyond its events. */
+static int write_notes(struct recorder *r, struct error *err)
+{
+    if (r->is_kvm) {
+        int written = write_kvm_statistics(r, err);
+        if (written < 0)
+            return written;
+    }
+    const struct unclaimed *list;
+    size_t count = machine_unclaimed_ports(r->machine, &list);
+    int status = write_unclaimed(r, "port", list, count, err);
+    if (status < 0)
+        return status;
+    count = machine_unclaimed_mmio(r->machine, &list);
+    return write_unclaimed(r, "address", list, count, err);
+}
+
+int record_end(struct recorder *r, enum trace_end end, uint32_t status_value, const char *message,
+               struct error *err)
+{
+    struct event event = {.type = EVENT_END,
+                          .place = PLACE_PREVIOUS,
+                          .position = r->engine->ops->position(r->engine),
+                          .source = (uint8_t)end,
+                          .value = status_value,
+                          .data = (const uint8_t *)message,
+                          .data_length = strlen(message)};
+    int status = 0;
+    if (end ==
+        TRACE_END_SHUTDOWN) /* KVM may have reset the vCPU by now: replay finds this place by executing */
+        event.place = PLACE_CROSSING;
+    else
+        status = record_digest(r, err);
+    if (status == 0)
+        status = write_notes(r, err);
+    if (status == 0)
+        status = write_event(r, &event, err);
+    return status;
+}

@@ -1,0 +1,232 @@
+#include "record/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/x86/inspect.h"
+
+/* How the run ended, once it has. */
+struct ending {
+    bool ended;
+    enum trace_end end;
+    uint32_t status;
+};
+
+static void end_run(struct ending *ending, enum trace_end end, uint32_t status)
+{
+    if (!ending->ended)
+        *ending = (struct ending){true, end, status};
+}
+
+static void offer_input(struct recorder *r)
+{
+    uint8_t bytes[64];
+    size_t length = record_host_input_peek(r->host, bytes, sizeof(bytes));
+    if (length)
+        record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
+}
+
+/* What has to happen now and then whatever the guest does. */
+static int housekeeping(struct recorder *r, struct ending *ending, struct error *err)
+{
+    uint64_t now = machine_clock_ns(r->machine);
+    if (atomic_load(&r->stop_requested))
+        end_run(ending, TRACE_END_STOPPED, 0);
+    if (r->options.timeout_ns && now >= r->options.timeout_ns)
+        end_run(ending, TRACE_END_TIMEOUT, 0);
+    if (now - r->last_flush_ns >= RECORD_FLUSH_NS) {
+        r->last_flush_ns = now;
+        int status = trace_writer_flush(r->writer, err);
+        if (status < 0)
+            return status;
+    }
+    if (r->options.progress && now - r->last_progress_ns >= RECORD_FLUSH_NS) {
+        r->last_progress_ns = now;
+        r->options.progress(r->options.context, now, r->engine->ops->position(r->engine),
+                            trace_writer_bytes(r->writer));
+    }
+    return 0;
+}
+
+/* Brings the devices up to the present. */
+static int service(struct recorder *r, struct ending *ending, struct error *err)
+{
+    uint64_t entered = record_host_now_ns(r->host);
+    machine_set_clock_ns(r->machine, entered);
+    machine_run_timers(r->machine);
+    offer_input(r);
+    r->time_in_devices_ns += record_host_now_ns(r->host) - entered;
+    return housekeeping(r, ending, err);
+}
+
+static uint64_t next_deadline(const struct recorder *r)
+{
+    uint64_t deadline = machine_clock_ns(r->machine) + RECORD_HOUSEKEEPING_NS;
+    uint64_t device = machine_next_deadline_ns(r->machine);
+    if (device < deadline)
+        deadline = device;
+    if (r->options.timeout_ns && r->options.timeout_ns < deadline)
+        deadline = r->options.timeout_ns;
+    return deadline;
+}
+
+static void take_end_of_machine(const struct recorder *r, struct ending *ending)
+{
+    uint32_t status;
+    switch (machine_end(r->machine, &status)) {
+    case MACHINE_END_NONE:
+        break;
+    case MACHINE_END_DEBUG_EXIT:
+        end_run(ending, TRACE_END_DEBUG_EXIT, status);
+        break;
+    case MACHINE_END_RESET:
+        end_run(ending, TRACE_END_RESET, status);
+        break;
+    case MACHINE_END_POWEROFF:
+        end_run(ending, TRACE_END_POWEROFF, status);
+        break;
+    }
+}
+
+/* Steps left before the next reason for the emulator to come back; KVM cannot count. */
+static position_t step_limit(const struct recorder *r)
+{
+    if (r->is_kvm)
+        return POSITION_UNKNOWN;
+    position_t limit = r->last_digest_position + RECORD_DIGEST_STEPS;
+    if (r->options.max_steps && r->options.max_steps < limit)
+        limit = r->options.max_steps;
+    return limit;
+}
+
+static int run_vcpu(struct recorder *r, struct ending *ending, struct error *err)
+{
+    r->window_wanted = machine_interrupt_pending(r->machine);
+    struct engine_request request = {.limit = step_limit(r), .want_window = r->window_wanted};
+    record_host_arm(r->host, next_deadline(r));
+    int stop = r->engine->ops->run(r->engine, &request, err);
+    if (r->failed) {
+        *err = r->error;
+        return r->error.code;
+    }
+    if (stop < 0)
+        return stop;
+    take_end_of_machine(r, ending);
+    if (stop == ENGINE_STOP_SHUTDOWN)
+        end_run(ending, TRACE_END_SHUTDOWN, 0);
+    if (stop == ENGINE_STOP_HALT) {
+        r->halted = true;
+        if (!(r->engine->ops->state(r->engine)->rflags & RFLAGS_IF))
+            end_run(ending, TRACE_END_HALTED, 0);
+    }
+    if (stop == ENGINE_STOP_LIMIT && r->options.max_steps &&
+        r->engine->ops->position(r->engine) >= r->options.max_steps)
+        end_run(ending, TRACE_END_MAX_STEPS, 0);
+    return 0;
+}
+
+/* One turn: devices, then an interrupt if one can be delivered, then the vCPU (or sleep while it is halted). */
+static int turn(struct recorder *r, struct ending *ending, struct error *err)
+{
+    int status = service(r, ending, err);
+    if (status < 0 || ending->ended)
+        return status;
+    bool pending = machine_interrupt_pending(r->machine);
+    if (pending && r->engine->ops->can_interrupt(r->engine)) {
+        status = record_interrupt(r, err);
+        if (status < 0)
+            return status;
+    } else if (r->halted) {
+        record_host_sleep(r->host, next_deadline(r));
+        return 0;
+    } else if (record_digest_due(r) && (!r->is_kvm || kvm_engine_settled(r->engine))) {
+        status = record_digest(r, err);
+        if (status < 0)
+            return status;
+    }
+    return run_vcpu(r, ending, err);
+}
+
+/*
+ * Under KVM an injected event may still be on its way into the guest when the run is to end: let the guest run on in
+ * short slices until the vCPU stands at a boundary that can be named.
+ */
+static int settle(struct recorder *r, struct ending *ending, struct error *err)
+{
+    for (unsigned i = 0; i < 1000 && r->is_kvm && ending->end != TRACE_END_SHUTDOWN; i++) {
+        if (kvm_engine_settled(r->engine))
+            return 0;
+        machine_set_clock_ns(r->machine, record_host_now_ns(r->host));
+        record_host_arm(r->host, machine_clock_ns(r->machine) + 1000000);
+        int status = run_vcpu(r, ending, err);
+        if (status < 0)
+            return status;
+    }
+    return 0;
+}
+
+static void copy_unclaimed(struct unclaimed *to, size_t room, size_t *count, const struct unclaimed *from,
+                           size_t n)
+{
+    *count = n < room ? n : room;
+    memcpy(to, from, *count * sizeof(*to));
+}
+
+static void fill_result(struct recorder *r, const struct ending *ending, struct record_result *result)
+{
+    result->engine = r->engine->ops->name;
+    snprintf(result->engine_reason, sizeof(result->engine_reason), "%s", r->engine_reason);
+    result->end = ending->end;
+    result->status = ending->status;
+    result->elapsed_ns = record_host_now_ns(r->host);
+    result->position = r->engine->ops->position(r->engine);
+    result->interrupts = r->interrupts;
+    result->time_in_devices_ns = r->time_in_devices_ns;
+    result->have_kvm = r->is_kvm;
+    if (r->is_kvm)
+        result->kvm = *kvm_engine_statistics(r->engine);
+    const struct unclaimed *list;
+    size_t count = machine_unclaimed_ports(r->machine, &list);
+    copy_unclaimed(result->unclaimed_ports, ARRAY_LEN(result->unclaimed_ports), &result->unclaimed_port_count,
+                   list, count);
+    count = machine_unclaimed_mmio(r->machine, &list);
+    copy_unclaimed(result->unclaimed_mmio, ARRAY_LEN(result->unclaimed_mmio), &result->unclaimed_mmio_count,
+                   list, count);
+    const struct vcpu_state *state = r->engine->ops->state(r->engine);
+    char name[128];
+    snprintf(result->last_rip, sizeof(result->last_rip), "0x%" PRIx64 " %s", state->rip,
+             symbols_describe(r->symbols, state->rip, name, sizeof(name)));
+}
+
+int recorder_run(struct recorder *r, struct record_result *result, struct error *err)
+{
+    struct ending ending = {0};
+    memset(result, 0, sizeof(*result));
+    int status = 0;
+    while (status == 0 && !ending.ended)
+        status = turn(r, &ending, err);
+    if (status == 0)
+        status = settle(r, &ending, err);
+    if (status < 0 && !r->failed) {
+        /* The engine failed, the trace did not: close it, saying why. */
+        struct error ignored;
+        ending = (struct ending){true, TRACE_END_ERROR, 0};
+        snprintf(result->message, sizeof(result->message), "%.500s", err->message);
+        if (record_end(r, TRACE_END_ERROR, 0, result->message, &ignored) < 0)
+            r->failed = true;
+    } else if (status == 0) {
+        status = record_end(r, ending.end, ending.status, "", err);
+    }
+    fill_result(r, &ending, result);
+    result->events = trace_writer_event_count(r->writer);
+    struct error finish_error;
+    int finished = trace_writer_finish(r->writer, &finish_error);
+    r->writer = NULL;
+    if (status == 0 && finished < 0) {
+        *err = finish_error;
+        status = finished;
+    }
+    return status;
+}
