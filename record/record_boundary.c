@@ -149,7 +149,7 @@ static int msr_read(struct boundary *b, position_t position, uint32_t index, uin
 {
     *value = 0;
     *known = false;
-    struct event event = crossing(EVENT_MSR_READ, position, index, 8, *value);
+    struct event event = crossing(EVENT_MSR_READ, position, index, 0, *value);
     event.flag = *known;
     return record_event(recorder_of(b), &event);
 }
@@ -157,7 +157,7 @@ static int msr_read(struct boundary *b, position_t position, uint32_t index, uin
 static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
 {
     *known = false;
-    struct event event = crossing(EVENT_MSR_WRITE, position, index, 8, value);
+    struct event event = crossing(EVENT_MSR_WRITE, position, index, 0, value);
     event.flag = *known;
     return record_event(recorder_of(b), &event);
 }

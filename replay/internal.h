@@ -1,0 +1,87 @@
+/*
+ * A replay's own state, and what its files call of each other. Private to replay.
+ *
+ *   replay.c           opens and closes; questions about where it stands
+ *   replay_run.c       the run: executes up to the next event, applies it, checks it
+ *   replay_boundary.c  the boundary: answers from the trace, checks outputs
+ *   replay_keyframe.c  loads and stores keyframes; seeking
+ *   replay_seal.c      the first replay of a trace: finds positions, writes keyframes
+ *   divergence.c       the report when guest and trace disagree
+ */
+#ifndef DEJAVM_REPLAY_INTERNAL_H
+#define DEJAVM_REPLAY_INTERNAL_H
+
+#include "core/cpu_model.h"
+#include "core/engine.h"
+#include "core/ram_tracker.h"
+#include "replay/replay.h"
+
+#define REPLAY_HISTORY     8
+#define REPLAY_SLICE_STEPS 2000000u /* between two calls of the progress hook */
+
+/* How a landmark's search went, for the report if it fails. */
+struct landmark_search {
+    position_t start;         /* where the search began */
+    uint64_t registers_equal; /* boundaries with equal RIP, GPRs and RFLAGS */
+    uint64_t witness_differs, fpu_differs, page_differs;
+    size_t hint; /* the page that differed last: looked at first, since it tends to differ again */
+    gfn_t page_gfn;
+};
+
+struct past_event {
+    enum event_type type;
+    position_t position;
+    uint64_t address, value;
+    uint8_t vector;
+};
+
+struct replay {
+    struct boundary boundary;
+    struct replay_hooks hooks;
+    struct trace_reader *reader;
+    struct trace_cursor *cursor;
+    struct guest_ram *ram;
+    struct ram_tracker tracker;
+    struct cpu_model model;
+    struct engine *engine;
+    struct symbols *symbols;
+    struct replay_totals totals;
+
+    struct event next; /* the next event of the stream; annotations have been taken out */
+    bool have_next;
+    position_t last_event_position;
+    bool ran_out; /* the guest went on where the trace has no more events */
+
+    struct landmark_search search;
+    struct engine_match match; /* of the landmark that next is placed by */
+    struct past_event history[REPLAY_HISTORY];
+    unsigned history_count; /* all that were ever put there */
+
+    struct error error; /* what happened inside the boundary or a hook */
+    bool failed;
+
+    struct trace_writer *seal; /* while sealing */
+    position_t next_keyframe;
+    struct trace_seal_summary summary;
+};
+
+/* replay_boundary.c */
+extern const struct boundary_ops replay_boundary_ops;
+
+/* replay_run.c */
+/* Fetches the next event; gives annotations on the way to the hooks. */
+int replay_fetch(struct replay *r, struct error *err) must_check;
+/* The next event has happened at position. */
+int replay_consume(struct replay *r, position_t position, struct error *err) must_check;
+
+/* replay_keyframe.c */
+int replay_load_keyframe(struct replay *r, uint64_t index, struct error *err) must_check;
+int replay_write_keyframe(struct replay *r, struct error *err) must_check;
+
+/* divergence.c */
+/* Builds the report (position, RIP, instruction, what, last events) and returns -EILSEQ. */
+int replay_diverged(struct replay *r, struct error *err, const char *format, ...) format_printf(3, 4);
+/* One line for an event. */
+const char *replay_describe_event(const struct event *event, char *out, size_t size);
+
+#endif

@@ -1,0 +1,387 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/x86/emu.h"
+#include "core/x86/inspect.h"
+#include "replay/internal.h"
+
+#define RF_AS_RECORDED RFLAGS_RF
+
+/* Steps that a host CPU cannot exceed in a nanosecond, REP iterations included, and slack for a late clock. */
+#define SEARCH_STEPS_PER_NS 64u
+#define SEARCH_SLACK_STEPS  50000000u
+
+static bool accept_boundary(void *context, const struct vcpu_state *state);
+
+/* ---- the stream ---- */
+
+static void remember(struct replay *r, const struct event *event, position_t position)
+{
+    r->history[r->history_count % REPLAY_HISTORY] = (struct past_event){.type = event->type,
+                                                                        .position = position,
+                                                                        .address = event->address,
+                                                                        .value = event->value,
+                                                                        .vector = event->vector};
+    r->history_count++;
+}
+
+static int note_position(struct replay *r, position_t position, struct error *err)
+{
+    r->totals.events++;
+    r->last_event_position = position;
+    return r->seal ? trace_seal_position(r->seal, position, err) : 0;
+}
+
+static bool is_annotation(const struct event *event)
+{
+    return event->type == EVENT_CONSOLE || event->type == EVENT_MARK;
+}
+
+static void give_annotation(struct replay *r)
+{
+    if (r->next.type != EVENT_CONSOLE)
+        return;
+    r->totals.console_bytes += r->next.data_length;
+    if (r->hooks.console)
+        r->hooks.console(r->hooks.context, r->next.source, r->next.data, r->next.data_length);
+}
+
+static void prepare_search(struct replay *r)
+{
+    if (r->next.place != PLACE_LANDMARK || r->next.position != POSITION_UNKNOWN)
+        return;
+    const struct landmark *l = r->next.landmark;
+    r->search = (struct landmark_search){.start = replay_position(r)};
+    r->match = (struct engine_match){.rip = l->rip,
+                                     .rflags = l->rflags,
+                                     .rflags_ignore = RF_AS_RECORDED,
+                                     .accept = accept_boundary,
+                                     .context = r};
+    memcpy(r->match.gpr, l->gpr, sizeof(r->match.gpr));
+}
+
+int replay_fetch(struct replay *r, struct error *err)
+{
+    for (;;) {
+        int n = trace_cursor_next(r->cursor, &r->next, err);
+        if (n < 0)
+            return n;
+        r->have_next = n == 1;
+        if (!r->have_next)
+            return 0;
+        if (!is_annotation(&r->next)) {
+            prepare_search(r);
+            return 0;
+        }
+        give_annotation(r);
+        int status = note_position(r, r->last_event_position, err);
+        if (status < 0)
+            return status;
+    }
+}
+
+int replay_consume(struct replay *r, position_t position, struct error *err)
+{
+    remember(r, &r->next, position);
+    int status = note_position(r, position, err);
+    return status < 0 ? status : replay_fetch(r, err);
+}
+
+/* ---- landmarks ---- */
+
+static bool witnesses_agree(const struct replay *r, const struct landmark *l, const struct vcpu_state *state)
+{
+    for (unsigned i = 0; i < l->witness_count; i++) {
+        if (x86_witness_value(r->ram, state, l->witness[i].address) != l->witness[i].value)
+            return false;
+    }
+    return true;
+}
+
+static bool page_agrees(struct replay *r, const struct landmark_page *page)
+{
+    const uint8_t *bytes = ram_frame(r->ram, page->gfn);
+    if (bytes && ram_digest_term(bytes, page->gfn).low == page->digest)
+        return true;
+    r->search.page_gfn = page->gfn;
+    return false;
+}
+
+static bool pages_agree(struct replay *r, const struct landmark *l)
+{
+    if (r->search.hint < l->page_count && !page_agrees(r, &l->pages[r->search.hint]))
+        return false;
+    for (size_t i = 0; i < l->page_count; i++) {
+        if (!page_agrees(r, &l->pages[i])) {
+            r->search.hint = i;
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Registers are equal: is the rest? The first boundary where all of it is equal is the landmark's, or has the same future. */
+static bool accept_boundary(void *context, const struct vcpu_state *state)
+{
+    struct replay *r = context;
+    const struct landmark *l = r->next.landmark;
+    r->search.registers_equal++;
+    if (!witnesses_agree(r, l, state)) {
+        r->search.witness_differs++;
+        return false;
+    }
+    if (fpu_state_hash(&state->fpu) != l->fpu_hash) {
+        r->search.fpu_differs++;
+        return false;
+    }
+    if (!pages_agree(r, l)) {
+        r->search.page_differs++;
+        return false;
+    }
+    return true;
+}
+
+static int check_search(struct replay *r, struct error *err)
+{
+    uint64_t bound;
+    if (__builtin_mul_overflow(r->next.landmark->elapsed_ns, SEARCH_STEPS_PER_NS, &bound) ||
+        __builtin_add_overflow(bound, SEARCH_SLACK_STEPS, &bound))
+        bound = UINT64_MAX;
+    position_t searched = replay_position(r) - r->search.start;
+    if (searched <= bound)
+        return 0;
+    return replay_diverged(
+        r, err,
+        "the landmark of the next event (RIP 0x%" PRIx64 ") was not found in %" PRIu64
+        " steps since position %" PRIu64 ": %" PRIu64 " boundaries had its registers, of which %" PRIu64
+        " differed in memory words, %" PRIu64 " in FPU state, %" PRIu64 " in a page (frame 0x%" PRIx64 ")",
+        r->next.landmark->rip, searched, r->search.start, r->search.registers_equal,
+        r->search.witness_differs, r->search.fpu_differs, r->search.page_differs, r->search.page_gfn);
+}
+
+/* ---- applying events that the guest does not make itself ---- */
+
+/* RFLAGS.RF in the saved flags of an interrupt is the recording CPU's choice (SDM 3, 18.3.1.1). */
+static int take_resume_flag(struct replay *r, struct error *err)
+{
+    const struct vcpu_state *now = r->engine->ops->state(r->engine);
+    if (r->next.flag == ((now->rflags & RFLAGS_RF) != 0))
+        return 0;
+    struct vcpu_state state = *now;
+    state.rflags ^= RFLAGS_RF;
+    return r->engine->ops->set_state(r->engine, &state, err);
+}
+
+static int apply_interrupt(struct replay *r, struct error *err)
+{
+    if (!r->engine->ops->can_interrupt(r->engine))
+        return replay_diverged(
+            r, err, "the recording delivers interrupt vector 0x%x here, but the vCPU cannot take it",
+            r->next.vector);
+    int status = take_resume_flag(r, err);
+    if (status < 0)
+        return status;
+    uint8_t vector = r->next.vector;
+    position_t position = replay_position(r);
+    r->totals.interrupts++;
+    /* The event first: delivering may cross the boundary (an IDT in MMIO space). */
+    status = replay_consume(r, position, err);
+    return status < 0 ? status : r->engine->ops->interrupt(r->engine, vector, err);
+}
+
+static int apply_nmi(struct replay *r, struct error *err)
+{
+    int status = take_resume_flag(r, err);
+    if (status < 0)
+        return status;
+    status = replay_consume(r, replay_position(r), err);
+    return status < 0 ? status : r->engine->ops->nmi(r->engine, err);
+}
+
+static int apply_dma(struct replay *r, struct error *err)
+{
+    const struct event *e = &r->next;
+    position_t position = replay_position(r);
+    if (ram_write(r->ram, e->address, e->data, e->data_length) < 0)
+        return error_set_kind(err, ERROR_DAMAGED, -EINVAL,
+                              "the trace writes %zu bytes at guest physical 0x%" PRIx64
+                              ", where there is no RAM",
+                              e->data_length, e->address);
+    emu_ram_changed(r->engine, ram_offset(r->ram, e->address), e->data_length);
+    r->engine->ops->set_position(r->engine, position + 1);
+    return replay_consume(r, position, err);
+}
+
+static int apply_digest(struct replay *r, struct error *err)
+{
+    struct hash128 ram;
+    int status = replay_ram_digest(r, &ram, err);
+    if (status < 0)
+        return status;
+    uint64_t registers = vcpu_state_digest(r->engine->ops->state(r->engine));
+    bool ram_equal = hash128_equal(ram, r->next.digest), registers_equal = registers == r->next.value;
+    if (!ram_equal || !registers_equal)
+        return replay_diverged(
+            r, err,
+            "%s differ%s from the recording's digest here (the last digest that agreed was number %" PRIu64
+            ")",
+            ram_equal         ? "the registers"
+            : registers_equal ? "the contents of RAM"
+                              : "registers and RAM",
+            registers_equal && !ram_equal ? "s" : "", r->totals.digests_checked);
+    r->totals.digests_checked++;
+    return replay_consume(r, replay_position(r), err);
+}
+
+static int apply_end(struct replay *r, struct error *err)
+{
+    struct replay_totals *t = &r->totals;
+    t->at_end = true;
+    t->end = (enum trace_end)r->next.source;
+    t->status = (uint32_t)r->next.value;
+    size_t n =
+        r->next.data_length < sizeof(t->end_message) ? r->next.data_length : sizeof(t->end_message) - 1;
+    if (n)
+        memcpy(t->end_message, r->next.data, n);
+    t->end_message[n] = '\0';
+    return note_position(r, replay_position(r), err);
+}
+
+static int apply(struct replay *r, struct error *err)
+{
+    switch (r->next.type) {
+    case EVENT_INTERRUPT:
+        return apply_interrupt(r, err);
+    case EVENT_NMI:
+        return apply_nmi(r, err);
+    case EVENT_DMA:
+        return apply_dma(r, err);
+    case EVENT_DIGEST:
+        return apply_digest(r, err);
+    case EVENT_END:
+        return apply_end(r, err);
+    default:
+        return error_set_kind(err, ERROR_DAMAGED, -EINVAL,
+                              "the trace places an event of type %s outside a crossing",
+                              event_type_name(r->next.type));
+    }
+}
+
+/* ---- the run ---- */
+
+static bool comes_by_itself(const struct event *event)
+{
+    return event->place == PLACE_CROSSING;
+}
+
+static bool is_due(const struct replay *r, bool matched)
+{
+    const struct event *e = &r->next;
+    if (comes_by_itself(e))
+        return false;
+    if (e->position != POSITION_UNKNOWN)
+        return e->position == replay_position(r);
+    return e->place == PLACE_AFTER || e->place == PLACE_PREVIOUS || (e->place == PLACE_LANDMARK && matched);
+}
+
+static bool is_overdue(const struct replay *r)
+{
+    const struct event *e = &r->next;
+    return e->position != POSITION_UNKNOWN && e->position < replay_position(r);
+}
+
+static position_t limit_of(const struct replay *r, position_t target)
+{
+    position_t limit = target, now = replay_position(r);
+    const struct event *e = &r->next;
+    if (e->position != POSITION_UNKNOWN) {
+        position_t stop = comes_by_itself(e) ? e->position + 1 : e->position;
+        if (stop < limit)
+            limit = stop;
+    }
+    if (r->seal && r->next_keyframe < limit)
+        limit = r->next_keyframe;
+    if (limit - now > REPLAY_SLICE_STEPS)
+        limit = now + REPLAY_SLICE_STEPS;
+    return limit;
+}
+
+static int unexpected_stop(struct replay *r, const char *what, struct error *err)
+{
+    char expected[128];
+    return replay_diverged(r, err, "the guest %s; the recording has %s next", what,
+                           replay_describe_event(&r->next, expected, sizeof(expected)));
+}
+
+static int after_stop(struct replay *r, int stop, bool *matched, struct error *err)
+{
+    switch (stop) {
+    case ENGINE_STOP_MATCH:
+        *matched = true;
+        return 0;
+    case ENGINE_STOP_HALT:
+        return is_due(r, false) ? 0 : unexpected_stop(r, "halted", err);
+    case ENGINE_STOP_SHUTDOWN:
+        if (r->next.type == EVENT_END && r->next.source == TRACE_END_SHUTDOWN)
+            return apply_end(r, err);
+        return unexpected_stop(r, "shut down (triple fault)", err);
+    default:
+        return 0;
+    }
+}
+
+/* Executes up to the next event, the target or the end of a slice. */
+static int execute(struct replay *r, position_t target, bool *matched, struct error *err)
+{
+    bool searching = r->next.place == PLACE_LANDMARK && r->next.position == POSITION_UNKNOWN;
+    struct engine_request request = {.limit = limit_of(r, target), .match = searching ? &r->match : NULL};
+    int stop = r->engine->ops->run(r->engine, &request, err);
+    if (r->failed) {
+        *err = r->error;
+        return r->error.code < 0 ? r->error.code : -EIO;
+    }
+    if (stop < 0)
+        return error_prefix(err, "replay at position %" PRIu64, replay_position(r));
+    if (r->ran_out)
+        return 0;
+    int status = after_stop(r, stop, matched, err);
+    if (status == 0 && searching && !*matched && r->have_next && r->next.place == PLACE_LANDMARK)
+        status = check_search(r, err);
+    if (status == 0 && r->hooks.progress &&
+        r->hooks.progress(r->hooks.context, replay_position(r), r->totals.events))
+        status = error_set(err, -EINTR, "interrupted at position %" PRIu64, replay_position(r));
+    return status;
+}
+
+static int overdue(struct replay *r, struct error *err)
+{
+    char expected[128];
+    return replay_diverged(r, err, "the recording has %s at position %" PRIu64 ", which the guest did not do",
+                           replay_describe_event(&r->next, expected, sizeof(expected)), r->next.position);
+}
+
+int replay_run(struct replay *r, position_t position, struct error *err)
+{
+    bool matched = false;
+    while (!r->totals.at_end) {
+        int status = 0;
+        if (!r->have_next || r->ran_out)
+            r->totals.at_end = true;
+        else if (replay_position(r) >= position)
+            break;
+        else if (is_due(r, matched))
+            status = apply(r, err), matched = false;
+        else if (is_overdue(r))
+            status = overdue(r, err);
+        else
+            status = execute(r, position, &matched, err);
+        if (status == 0 && r->seal && replay_position(r) >= r->next_keyframe)
+            status = replay_write_keyframe(r, err);
+        if (status < 0)
+            return status;
+        r->totals.position = replay_position(r);
+    }
+    r->totals.position = replay_position(r);
+    return 0;
+}
