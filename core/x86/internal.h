@@ -217,7 +217,7 @@ enum step fpu_check(struct emu *e, enum fpu_class class);
 
 /* ---- block.c ---- */
 
-struct block_cache *block_cache_create(void);
+struct block_cache *block_cache_create(const struct guest_ram *ram); /* NULL without memory */
 void block_cache_destroy(struct block_cache *c);
 void block_cache_flush(struct emu *e);
 /* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
