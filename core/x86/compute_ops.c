@@ -1,0 +1,193 @@
+/* General instructions in C: those that only 32-bit code has, that do nothing, or that are simpler than a stub. */
+#include "core/x86/stub.h"
+
+static void set_status(struct emu *e, uint64_t mask, uint64_t value)
+{
+    e->cpu.rflags = (e->cpu.rflags & ~mask) | (value & mask);
+}
+
+/* SF, ZF and PF of a byte. */
+static uint64_t byte_flags(uint8_t value)
+{
+    return (value & 0x80 ? RFLAGS_SF : 0) | (value == 0 ? RFLAGS_ZF : 0) |
+           (__builtin_parity(value) ? 0 : RFLAGS_PF);
+}
+
+static enum step do_lea(struct emu *e, const struct plan *p)
+{
+    gpr_write(e, p->reg[0], p->op_size, plan_offset(e, p));
+    return STEP_NEXT;
+}
+
+static enum step do_xchg(struct emu *e, const struct plan *p)
+{
+    unsigned size = p->op_size;
+    if (!p->mem_access) {
+        uint64_t a = gpr_read(e, p->reg[0], size), b = gpr_read(e, p->reg[1], size);
+        gpr_write(e, p->reg[0], size, b);
+        gpr_write(e, p->reg[1], size, a);
+        return STEP_NEXT;
+    }
+    gva_t linear;
+    uint64_t old = 0, new = gpr_read(e, p->reg[0], size);
+    enum step step = plan_linear(e, p, size, ACCESS_WRITE, &linear);
+    if (step == STEP_NEXT)
+        step = mem_check_write(e, linear, size);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, &old, size);
+    if (step == STEP_NEXT)
+        step = mem_write(e, linear, &new, size);
+    if (step == STEP_NEXT)
+        gpr_write(e, p->reg[0], size, old);
+    return step;
+}
+
+static enum step do_xlat(struct emu *e, const struct plan *p)
+{
+    gva_t linear;
+    uint8_t value;
+    uint64_t offset = truncate_to(e->cpu.gpr[GPR_RBX] + (e->cpu.gpr[GPR_RAX] & 0xff), p->addr_size);
+    enum step step = segment_linear(e, p->seg, offset, 1, ACCESS_READ, &linear);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, &value, 1);
+    if (step == STEP_NEXT)
+        gpr_write(e, GPR_RAX, 1, value);
+    return step;
+}
+
+static enum step do_bound(struct emu *e, const struct plan *p)
+{
+    gva_t linear;
+    unsigned size = p->op_size;
+    uint8_t pair[8] = {0};
+    enum step step = plan_linear(e, p, 2 * (size_t)size, ACCESS_READ, &linear);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, pair, 2 * (size_t)size);
+    if (step != STEP_NEXT)
+        return step;
+    int32_t low, high, index;
+    if (size == 2) {
+        low = (int16_t)(pair[0] | pair[1] << 8);
+        high = (int16_t)(pair[2] | pair[3] << 8);
+        index = (int16_t)e->cpu.gpr[p->reg[0]];
+    } else {
+        low = (int32_t)((uint32_t)pair[0] | (uint32_t)pair[1] << 8 | (uint32_t)pair[2] << 16 |
+                        (uint32_t)pair[3] << 24);
+        high = (int32_t)((uint32_t)pair[4] | (uint32_t)pair[5] << 8 | (uint32_t)pair[6] << 16 |
+                         (uint32_t)pair[7] << 24);
+        index = (int32_t)e->cpu.gpr[p->reg[0]];
+    }
+    return index < low || index > high ? raise_exception(e, VEC_BR) : STEP_NEXT;
+}
+
+/* ---- decimal adjustment (SDM 2); flags that the SDM leaves undefined are as Intel's CPUs have them ---- */
+
+static enum step do_daa_das(struct emu *e, const struct plan *p)
+{
+    bool subtract = p->mnemonic == ZYDIS_MNEMONIC_DAS;
+    uint8_t old = (uint8_t)e->cpu.gpr[GPR_RAX], al = old;
+    bool old_cf = e->cpu.rflags & RFLAGS_CF, af = e->cpu.rflags & RFLAGS_AF, cf = false;
+    if ((old & 0xf) > 9 || af) {
+        cf = old_cf || (subtract ? old < 6 : old > 0xf9);
+        al = (uint8_t)(subtract ? al - 6 : al + 6);
+        af = true;
+    }
+    if (old > 0x99 || old_cf) {
+        al = (uint8_t)(subtract ? al - 0x60 : al + 0x60);
+        cf = true;
+    }
+    gpr_write(e, GPR_RAX, 1, al);
+    set_status(e, RFLAGS_STATUS, byte_flags(al) | (af ? RFLAGS_AF : 0) | (cf ? RFLAGS_CF : 0));
+    return STEP_NEXT;
+}
+
+static enum step do_aaa_aas(struct emu *e, const struct plan *p)
+{
+    bool subtract = p->mnemonic == ZYDIS_MNEMONIC_AAS;
+    uint16_t ax = (uint16_t)e->cpu.gpr[GPR_RAX];
+    bool adjust = (ax & 0xf) > 9 || (e->cpu.rflags & RFLAGS_AF);
+    if (adjust)
+        ax = (uint16_t)(subtract ? ax - 0x106 : ax + 0x106);
+    ax &= 0xff0f;
+    gpr_write(e, GPR_RAX, 2, ax);
+    set_status(e, RFLAGS_STATUS, byte_flags((uint8_t)ax) | (adjust ? RFLAGS_AF | RFLAGS_CF : 0));
+    return STEP_NEXT;
+}
+
+static enum step do_aam(struct emu *e, const struct plan *p)
+{
+    uint8_t al = (uint8_t)e->cpu.gpr[GPR_RAX], base = (uint8_t)p->imm;
+    if (base == 0)
+        return raise_exception(e, VEC_DE);
+    gpr_write(e, GPR_RAX, 2, (uint64_t)(al / base) << 8 | al % base);
+    set_status(e, RFLAGS_STATUS, byte_flags((uint8_t)(al % base)));
+    return STEP_NEXT;
+}
+
+static enum step do_aad(struct emu *e, const struct plan *p)
+{
+    uint16_t ax = (uint16_t)e->cpu.gpr[GPR_RAX];
+    uint8_t al = (uint8_t)((ax & 0xff) + (ax >> 8) * (uint8_t)p->imm);
+    gpr_write(e, GPR_RAX, 2, al);
+    set_status(e, RFLAGS_STATUS, byte_flags(al));
+    return STEP_NEXT;
+}
+
+static enum step do_salc(struct emu *e, const struct plan *p)
+{
+    (void)p;
+    gpr_write(e, GPR_RAX, 1, e->cpu.rflags & RFLAGS_CF ? 0xff : 0);
+    return STEP_NEXT;
+}
+
+/* ---- nothing, or almost ---- */
+
+static enum step do_nothing(struct emu *e, const struct plan *p)
+{
+    (void)e;
+    (void)p;
+    return STEP_NEXT;
+}
+
+/* CLFLUSH, CLFLUSHOPT, CLWB: a byte that can be read; caches are not part of the guest's state. */
+static enum step do_cache_line(struct emu *e, const struct plan *p)
+{
+    gva_t linear;
+    uint8_t byte;
+    enum step step = plan_linear(e, p, 1, ACCESS_READ, &linear);
+    return step == STEP_NEXT ? mem_read(e, linear, &byte, 1) : step;
+}
+
+static const struct plan_handler list[] = {
+    {ZYDIS_MNEMONIC_LEA, do_lea, NULL},
+    {ZYDIS_MNEMONIC_XCHG, do_xchg, NULL},
+    {ZYDIS_MNEMONIC_XLAT, do_xlat, NULL},
+    {ZYDIS_MNEMONIC_BOUND, do_bound, NULL},
+    {ZYDIS_MNEMONIC_DAA, do_daa_das, NULL},
+    {ZYDIS_MNEMONIC_DAS, do_daa_das, NULL},
+    {ZYDIS_MNEMONIC_AAA, do_aaa_aas, NULL},
+    {ZYDIS_MNEMONIC_AAS, do_aaa_aas, NULL},
+    {ZYDIS_MNEMONIC_AAM, do_aam, NULL},
+    {ZYDIS_MNEMONIC_AAD, do_aad, NULL},
+    {ZYDIS_MNEMONIC_SALC, do_salc, NULL},
+    {ZYDIS_MNEMONIC_NOP, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PAUSE, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_LFENCE, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_MFENCE, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_SFENCE, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCH, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHNTA, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHT0, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHT1, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHT2, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHW, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_PREFETCHWT1, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_CLFLUSH, do_cache_line, NULL},
+    {ZYDIS_MNEMONIC_CLFLUSHOPT, do_cache_line, NULL},
+    {ZYDIS_MNEMONIC_CLWB, do_cache_line, NULL},
+    {ZYDIS_MNEMONIC_UD0, exec_undefined, NULL},
+    {ZYDIS_MNEMONIC_UD1, exec_undefined, NULL},
+    {ZYDIS_MNEMONIC_UD2, exec_undefined, NULL},
+};
+
+const struct plan_handlers compute_handlers = {list, ARRAY_LEN(list)};

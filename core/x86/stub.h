@@ -1,0 +1,94 @@
+/*
+ * Stubs: generated host code that executes one guest instruction on the host CPU. Also the plans and tables that
+ * decode.c, stub.c and exec_stub.c share. Private to core/x86.
+ *
+ * A stub is called as uint32_t stub(struct emu *e, void *data, uint32_t flags):
+ *   data   the memory operand, for instructions that have one
+ *   flags  the guest's status flags as stub_pack_flags makes them, where the instruction reads or writes any
+ * and returns the status flags in the same form. It loads the registers that the instruction uses from e->cpu, executes the
+ * instruction with the memory operand as [data], and stores what was written.
+ */
+#ifndef DEJAVM_CORE_X86_STUB_H
+#define DEJAVM_CORE_X86_STUB_H
+
+#include "core/x86/internal.h"
+
+typedef uint32_t (*stub_fn)(struct emu *e, void *data, uint32_t flags);
+
+/* plan.flags of an instruction that has a stub. */
+enum exec_flags {
+    EXEC_FLAGS = 0x01,  /* reads or writes status flags */
+    EXEC_SSE = 0x02,    /* checks of legacy SSE */
+    EXEC_AVX = 0x04,    /* checks of AVX */
+    EXEC_MXCSR = 0x08,  /* may raise SIMD floating-point exceptions */
+    EXEC_X87 = 0x10,    /* checks of x87 */
+    EXEC_MMX = 0x20,    /* checks of MMX */
+    EXEC_WAIT = 0x40,   /* a pending x87 exception comes first */
+    EXEC_ALIGNED = 0x80 /* memory operand must be aligned to its size */
+};
+
+/* plan.extra of x87 instructions. */
+#define EXEC_FOP_MASK    0x7ffu
+#define EXEC_X87_CONTROL 0x800u /* leaves FIP, FDP and FOP alone */
+
+/* e->host_scratch[] */
+enum { SCRATCH_HOST_MXCSR = 0 };
+
+/*
+ * Generates the stub of a decoded instruction. On 0 *stub is callable; -ENOSPC: the arena is full; -ENOTSUP: no stub can be made
+ * (it is not on the allow-list, or would not decode back to the same instruction).
+ */
+int stub_generate(struct code_arena *arena, const ZydisDecodedInstruction *insn,
+                  const ZydisDecodedOperand *operands, const uint8_t *bytes, const void **stub) must_check;
+
+/* Chooses the handler (plan.fn) and plan.flags of an instruction that has a stub. exec_stub.c */
+void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn,
+                     const ZydisDecodedOperand *operands);
+
+/* Plain handlers that decode.c sets by itself. exec_stub.c */
+enum step exec_undefined(struct emu *e, const struct plan *p);   /* #UD */
+enum step exec_too_long(struct emu *e, const struct plan *p);    /* #GP(0) */
+enum step exec_unsupported(struct emu *e, const struct plan *p); /* ends the run with an error */
+enum step exec_arena_full(struct emu *e,
+                          const struct plan *p); /* drops all code, decodes anew and executes */
+
+extern const struct plan_handlers
+    compute_handlers;                              /* compute_ops.c: LEA, XCHG, XLAT, BCD, NOP, fences, ... */
+extern const struct plan_handlers vector_handlers; /* vector_ops.c: masked moves, gathers, VZEROUPPER */
+extern const struct plan_handlers xsave_handlers;  /* xsave.c */
+
+/* Moves the guest's x87 state into the host's registers. fpu_state.c */
+void x87_load(struct emu *e);
+/* #MF for a pending unmasked x87 exception: STEP_NEXT when there is none. */
+enum step x87_check_pending(struct emu *e);
+/* The MXCSR bits that the host CPU has; the others are reserved. */
+uint32_t mxcsr_mask(void);
+
+/* The parts of the FXSAVE image, which XSAVE shares; p tells the format. fpu_state.c */
+void fx_store_x87(const struct emu *e, const struct plan *p, uint8_t *image);
+void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image);
+void fx_store_xmm(const struct emu *e, const struct plan *p, uint8_t *image);
+void fx_load_xmm(struct emu *e, const struct plan *p, const uint8_t *image);
+
+/* AH as LAHF has it, and bit 3 of AL for OF: what the stub's ADD AL, 0x78 and SAHF take. */
+static inline uint32_t stub_pack_flags(uint64_t rflags)
+{
+    return (uint32_t)((rflags & 0xff) << 8 | ((rflags >> 8) & 8));
+}
+
+/* From LAHF in AH and SETO in AL. */
+static inline uint64_t stub_unpack_flags(uint64_t rflags, uint32_t packed)
+{
+    return (rflags & ~RFLAGS_STATUS) | ((packed >> 8) & 0xd5) | ((uint64_t)(packed & 1) << 11);
+}
+
+static inline uint32_t stub_call(struct emu *e, const struct plan *p, void *data, uint32_t flags)
+{
+    union {
+        const void *code;
+        stub_fn fn;
+    } stub = {.code = p->stub};
+    return stub.fn(e, data, flags);
+}
+
+#endif
