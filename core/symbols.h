@@ -1,4 +1,4 @@
-/* Names for guest addresses, from the guest's ELF image (libelf; source lines by libdw where it has DWARF). */
+/* Names for guest addresses, from the guest's ELF image (libelf; source lines by core/dwarf_lines.h where it has DWARF). */
 #ifndef DEJAVM_CORE_SYMBOLS_H
 #define DEJAVM_CORE_SYMBOLS_H
 
