@@ -81,8 +81,13 @@ enum vector {
     VECTOR_GENERAL_PROTECTION = 13,
     VECTOR_PAGE_FAULT = 14,
     VECTOR_IRQ0 = 32, /* IRQ n is vector 32 + n */
-    VECTOR_SYSTEM_CALL = 0x80,
 };
+
+/*
+ * System calls are INT 4. Of all INT n, only 3 and 4 work under kvm_pvm, the KVM of hosts without virtualisation
+ * hardware: the others raise #UD there.
+ */
+#define VECTOR_SYSTEM_CALL 4
 
 /*
  * The handler may change the frame: the interrupted code goes on with what it says then. Interrupts are off.

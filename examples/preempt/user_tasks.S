@@ -2,8 +2,9 @@
  * The ring-3 tasks of preempt.c. Each is a loop that a recorder of interrupts could get wrong in its own way: what
  * changes from one turn to the next is only a register, only memory, only a vector register, or nothing.
  *
- * System calls: INT 0x80, RDI = a number for the kernel's checksum.
+ * System calls: INT 4, RDI = a number for the kernel's checksum.
  */
+        .set    SYSTEM_CALL, 4          /* VECTOR_SYSTEM_CALL in cpu.h */
         .set    STRING_WORDS, 131072    /* 1 MiB, more than most second-level caches */
         .set    RECURSION_DEPTH, 22
 
@@ -13,7 +14,7 @@
         .globl task_registers
 task_registers:
         mov     $1, %edi
-        int     $0x80
+        int     $SYSTEM_CALL
         mov     $0x9e3779b97f4a7c15, %rbx
         mov     $1, %eax
 1:      imul    %rbx, %rax
@@ -29,7 +30,7 @@ task_registers:
         .globl task_memory
 task_memory:
         mov     $2, %edi
-        int     $0x80
+        int     $SYSTEM_CALL
 1:      incq    memory_counter(%rip)
         jmp     1b
 
@@ -37,7 +38,7 @@ task_memory:
         .globl task_sse
 task_sse:
         mov     $3, %edi
-        int     $0x80
+        int     $SYSTEM_CALL
         mov     $0x3ff0000000000001, %rax  /* a little more than 1.0 */
         movq    %rax, %xmm1
         unpcklpd %xmm1, %xmm1
@@ -55,14 +56,14 @@ task_sse:
         .globl task_nothing
 task_nothing:
         mov     $4, %edi
-        int     $0x80
+        int     $SYSTEM_CALL
         jmp     .
 
 /* Long string instructions, forwards and backwards. */
         .globl task_string
 task_string:
         mov     $5, %edi
-        int     $0x80
+        int     $SYSTEM_CALL
 1:      inc     %rbx
         imul    $0x10001, %rbx, %rax
         lea     string_a(%rip), %rdi
@@ -88,7 +89,7 @@ task_string:
         .globl task_recursion
 task_recursion:
         mov     $6, %edi
-1:      int     $0x80
+1:      int     $SYSTEM_CALL
         mov     $RECURSION_DEPTH, %edi
         call    fibonacci
         mov     %rax, recursion_result(%rip)

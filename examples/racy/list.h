@@ -27,7 +27,7 @@ extern uint8_t thread_stacks[THREAD_COUNT][STACK_BYTES];
 /* A thread: goes on for ever. In ring 3. */
 void thread_main(unsigned self);
 
-/* System calls: INT 0x80 with RAX = number, arguments in RDI, RSI, RDX. */
+/* System calls: INT 4 with RAX = number, arguments in RDI, RSI, RDX. */
 enum system_call {
     SYSTEM_CALL_PANIC = 1, /* message, item number, thread number */
 };

@@ -21,7 +21,7 @@ static void work(unsigned units)
 
 static _Noreturn void list_panic(const char *message, const struct item *item, unsigned thread)
 {
-    __asm__ volatile("int $0x80"
+    __asm__ volatile("int $4"
                      :
                      : "a"(SYSTEM_CALL_PANIC), "D"(message), "S"(item ? item - items : -1), "d"(thread)
                      : "memory");
@@ -59,13 +59,13 @@ static __attribute__((noinline)) void list_give(struct list *list, struct item *
 static __attribute__((noinline)) void thread_turn(unsigned self)
 {
     struct item *a = list_take(&free_items, self);
-    work(30 + 7 * self);
+    work(16 + 4 * self);
     struct item *b = list_take(&free_items, self);
-    work(60);
+    work(30);
     list_give(&free_items, a, self);
-    work(20);
+    work(12);
     list_give(&free_items, b, self);
-    work(10);
+    work(6);
 }
 
 void thread_main(unsigned self)
