@@ -38,6 +38,7 @@ enum tlb_context {
     TLB_USER,      /* CPL 3 */
     TLB_KERNEL,    /* CPL 0..2, user pages not accessible for data (SMAP on and AC = 0) */
     TLB_KERNEL_AC, /* CPL 0..2, user pages accessible (SMAP off or AC = 1) */
+    TLB_ALIGNED,   /* CPL 3 with alignment checks (CR0.AM, AC): no data access is ever entered */
     TLB_CONTEXTS
 };
 
@@ -50,6 +51,8 @@ struct fault {
     uint32_t error_code;
     uint64_t cr2; /* with VEC_PF */
 };
+
+#define TABLE_PAGES_MAX 1024u
 
 struct block; /* block.h */
 struct block_cache;
