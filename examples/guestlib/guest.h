@@ -85,7 +85,8 @@ _Noreturn void guest_exit(uint8_t status);
 _Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
- * Prints the return addresses found by following frame pointers, the innermost first. Frames outside
+ * Prints the return addresses found by following frame pointers, the innermost first, each less one: so
+ * that it lies in the call itself, which addr2line and debuggers name right. Frames outside
  * [low, high) end it: so a smashed stack cannot lead it astray.
  */
 void print_stack_trace(uintptr_t instruction, uintptr_t frame_pointer, uintptr_t low, uintptr_t high);

@@ -25,9 +25,9 @@ void print_stack_trace(uintptr_t instruction, uintptr_t frame_pointer, uintptr_t
         if (frame[0] <= frame_pointer && frame[0] != 0) /* the stack grows down, so callers are above */
             break;
         frame_pointer = frame[0];
-        instruction = frame[1];
-        if (instruction == 0)
+        if (frame[1] == 0)
             break;
+        instruction = frame[1] - 1;
     }
 }
 
@@ -39,7 +39,8 @@ _Noreturn void panic(const char *format, ...)
     print_list(format, args);
     va_end(args);
     print("\n");
-    print_stack_trace((uintptr_t)__builtin_return_address(0), *(const uintptr_t *)__builtin_frame_address(0),
-                      (uintptr_t)guest_stack, (uintptr_t)guest_stack_end);
+    print_stack_trace((uintptr_t)__builtin_return_address(0) - 1,
+                      *(const uintptr_t *)__builtin_frame_address(0), (uintptr_t)guest_stack,
+                      (uintptr_t)guest_stack_end);
     guest_exit(1);
 }

@@ -69,7 +69,7 @@ static void system_call(struct interrupt_frame *frame)
     if (frame->rsi < ITEM_COUNT)
         print(" (item %lu, owner %u)", frame->rsi, items[frame->rsi].owner);
     print("\n");
-    print_stack_trace(frame->rip, frame->rbp, stack_top(current) - STACK_BYTES, stack_top(current));
+    print_stack_trace(frame->rip - 1, frame->rbp, stack_top(current) - STACK_BYTES, stack_top(current));
     guest_exit(1);
 }
 

@@ -19,7 +19,8 @@ static void work(unsigned units)
         __asm__ volatile("pause");
 }
 
-static _Noreturn void list_panic(const char *message, const struct item *item, unsigned thread)
+static inline _Noreturn __attribute__((always_inline)) void
+list_panic(const char *message, const struct item *item, unsigned thread)
 {
     __asm__ volatile("int $4"
                      :
