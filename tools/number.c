@@ -126,6 +126,8 @@ position_t position_resolve(const struct position_argument *argument, position_t
     case POSITION_IS_END:
         return end;
     case POSITION_IS_PERCENT: {
+        if (argument->percent >= 100)
+            return end;
         position_t at = (position_t)((long double)end * (long double)argument->percent / 100.0L);
         return at < end ? at : end;
     }
