@@ -58,6 +58,7 @@ int error_prefix(struct error *err, const char *format, ...)
     size_t used = n < 0 ? 0 : (size_t)n;
     if (used >= sizeof(err->message))
         used = sizeof(err->message) - 1;
-    snprintf(err->message + used, sizeof(err->message) - used, ": %s", rest);
+    size_t room = sizeof(err->message) - used;
+    snprintf(err->message + used, room, ": %.*s", room > 3 ? (int)(room - 3) : 0, rest);
     return err->code;
 }
