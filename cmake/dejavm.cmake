@@ -1,5 +1,9 @@
 # Compiler settings and the helpers that every room's CMakeLists.txt uses.
 include(GNUInstallDirs)
+# Assertions stay on in every kind of build.
+foreach(kind RELEASE RELWITHDEBINFO MINSIZEREL)
+  string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_${kind} "${CMAKE_C_FLAGS_${kind}}")
+endforeach()
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(ELF REQUIRED IMPORTED_TARGET libelf)
