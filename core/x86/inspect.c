@@ -157,6 +157,7 @@ void x86_disassemble(const struct guest_ram *ram, const struct vcpu_state *state
     ZydisFormatter formatter;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE);
+    ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
     bool formatted = d.valid && ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&formatter, &d.insn, d.operand,
                                                                              d.insn.operand_count_visible,
                                                                              out, size, state->rip, NULL));
