@@ -1,0 +1,55 @@
+/* What the files of the writer share. Internal to trace-format. */
+#ifndef DEJAVM_TRACE_FORMAT_WRITER_INTERNAL_H
+#define DEJAVM_TRACE_FORMAT_WRITER_INTERNAL_H
+
+#include "trace-format/event_codec.h"
+#include "trace-format/frame_map.h"
+#include "trace-format/trace_index.h"
+#include "trace-format/trace_reader.h"
+
+/* Sealing: what is being put into the POSITIONS chunk that goes with one EVENTS chunk. */
+struct sealing {
+    struct trace_reader *raw;
+    struct trace_cursor *cursor; /* trace with positions: the events to compare with */
+    uint64_t raw_end;
+    uint64_t events; /* that have a position so far */
+    position_t last;
+    struct index_record chunk;        /* the EVENTS chunk at hand; its extra is 0 */
+    uint64_t chunk_number, chunk_end; /* chunk_end: number of the first event after it; 0: none at hand */
+    struct buffer positions;
+    uint64_t positions_chunks;
+    bool finished;
+};
+
+struct trace_writer {
+    struct chunk_sink sink;
+    bool positions; /* trace_meta.positions */
+    struct ram_layout layout;
+
+    struct event_context context;
+    struct buffer events;
+    uint64_t event_count, chunk_first;
+    position_t chunk_position; /* of the first event in events */
+    position_t previous, last_known;
+    bool ended;
+
+    struct index_array event_table, keyframe_table;
+    struct page_store store;
+    struct frame_map frames;
+    struct sealing *sealing; /* NULL while recording */
+};
+
+/* Opens, locks and checks a file to write to. Returns the descriptor. */
+int trace_open_locked(const char *path, int flags, struct error *err) must_check;
+
+/* INDEX chunks of the events given and of the writer's keyframes, then the trailer. */
+int trace_write_index(struct trace_writer *w, struct trailer *trailer, uint64_t events, index_source get,
+                      void *context, struct error *err) must_check;
+int trace_index_from_array(void *context, uint64_t n, struct index_record *out, struct error *err);
+int trace_sync(struct trace_writer *w, struct error *err) must_check;
+
+/* Frees all but sealing. */
+void trace_writer_free(struct trace_writer *w);
+void trace_sealing_destroy(struct trace_writer *w);
+
+#endif
