@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 /* Those of --exit-code where the guest gave none. 124 and 125 as timeout(1) has them, 130 as a shell has Ctrl-C. */
 enum {
@@ -73,6 +74,8 @@ static void report_unclaimed(const char *what, const struct unclaimed *list, siz
 void record_report(const struct record_result *r, const char *trace_path, bool engine_was_auto)
 {
     struct number_text time, events, interrupts, bytes, position;
+    struct stat file;
+    uint64_t size = stat(trace_path, &file) == 0 ? (uint64_t)file.st_size : r->trace_bytes;
     report_end(r);
     message("engine: %s%s%s", r->engine, engine_was_auto && r->engine_reason[0] ? ", since " : "",
             engine_was_auto ? r->engine_reason : "");
@@ -87,7 +90,7 @@ void record_report(const struct record_result *r, const char *trace_path, bool e
     }
     report_unclaimed("ports", r->unclaimed_ports, r->unclaimed_port_count);
     report_unclaimed("addresses", r->unclaimed_mmio, r->unclaimed_mmio_count);
-    message("trace: %s, %s, %s events, %s interrupts", trace_path, bytes_format(r->trace_bytes, &bytes),
+    message("trace: %s, %s, %s events, %s interrupts", trace_path, bytes_format(size, &bytes),
             number_format(r->events, &events), number_format(r->interrupts, &interrupts));
 }
 

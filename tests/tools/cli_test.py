@@ -32,6 +32,11 @@ def run(*arguments, **keywords):
     return subprocess.run([DEJAVM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=TIMEOUT, **keywords)
 
 
+def a_second_of_work():
+    """Arguments of record: a guest that computes for about a second."""
+    return ["--engine=emu", "--append", "preemptions=100 rate=100", os.path.join(EXAMPLES, "preempt")]
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="dejavm-cli.")
@@ -46,7 +51,7 @@ class Case(unittest.TestCase):
         return self.path(name)
 
     def check(self, result, status):
-        self.assertEqual(result.returncode, status, (result.args, result.stdout[-2000:], result.stderr[-3000:]))
+        self.assertEqual(result.returncode, status, (result.args, result.stdout and result.stdout[-2000:], result.stderr[-3000:]))
         for line in result.stderr.decode().splitlines():
             self.assertTrue(line.startswith("dejavm: "), line)
         return result
@@ -250,6 +255,7 @@ class EndToEnd(Recorded):
         text = self.recording.stderr.decode()
         self.assertRegex(text, r"guest ended: debug-exit status 7")
         self.assertRegex(text, r"engine: (kvm|emu)")
+        self.assertRegex(text, r"trace: hello\.dvm, [1-9][\d.]+ KiB, [1-9]\d* events")
         self.assertRegex(text, r"sealed in .*: replayed exactly, [\d,]+ steps")
         self.assertNotIn("\r", text)
         self.assertIn(b"hello", self.recording.stdout.lower())
@@ -449,9 +455,11 @@ class Recording(Case):
         self.assertGreater(time.monotonic() - start, 0.4)
 
     def test_steps(self):
-        process = self.start("--max-steps", "10_000", "--exit-code", "--engine=emu")
-        _, errors = self.finish(process, 124)
-        self.assertIn("10,000 steps", errors)
+        result = self.check(run("record", "--max-steps", "1_000", "--exit-code", "-o", self.path("a.dvm"),
+                                os.path.join(EXAMPLES, "hello")), 124)
+        self.assertIn(": 1,000 steps", result.stderr.decode())
+        state = json.loads(self.check(run("state", "--json", self.path("a.dvm")), 0).stdout)
+        self.assertEqual(state["position"], 1000)
 
     def test_serial_to_nowhere_and_to_a_file(self):
         hello = os.path.join(EXAMPLES, "hello")
@@ -494,15 +502,17 @@ class Recording(Case):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
         process.stdin.write(b"marmalade\r")
         process.stdin.flush()
-        _, errors = self.finish(process, 1)
+        output, errors = self.finish(process, 1)
         self.assertIn("File too large", errors)
         self.assertIn("holds what was recorded", errors)
         self.check(run("verify", self.path("a.dvm")), 0)
         self.assertTrue(json.loads(run("info", "--json", self.path("a.dvm")).stdout)["cut_short"])
-        self.assertTrue(seen.startswith(self.check(run("replay", self.path("a.dvm")), 0).stdout))
+        replayed = self.check(run("replay", self.path("a.dvm")), 0).stdout
+        self.assertTrue((seen + output).startswith(replayed), (seen, output, replayed))
+        self.assertIn(b"Type something", replayed)
 
     def test_interrupted_sealing_leaves_a_good_trace(self):
-        process = subprocess.Popen([DEJAVM, "record", "-o", self.path("a.dvm"), os.path.join(EXAMPLES, "preempt")],
+        process = subprocess.Popen([DEJAVM, "record", "-o", self.path("a.dvm"), *a_second_of_work()],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(process.kill)
         errors = b""
@@ -517,7 +527,7 @@ class Recording(Case):
         self.assertTrue(json.loads(run("info", "--json", self.path("a.dvm")).stdout)["sealed"])
 
     def test_interrupted_replay_ends_like_other_programs(self):
-        preempt = self.check(run("record", "--no-seal", "-o", self.path("a.dvm"), os.path.join(EXAMPLES, "preempt")), 0)
+        preempt = self.check(run("record", "--no-seal", "-o", self.path("a.dvm"), *a_second_of_work()), 0)
         self.assertIn(b"not sealed", preempt.stderr)
         process = subprocess.Popen([DEJAVM, "verify", self.path("a.dvm")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(process.kill)
@@ -595,7 +605,7 @@ class Terminal(Case):
         self.assertEqual(status, 0, seen)
 
     def test_progress_is_drawn_and_cleared(self):
-        self.check(run("record", "--no-seal", "-o", self.path("a.dvm"), os.path.join(EXAMPLES, "preempt")), 0)
+        self.check(run("record", "--no-seal", "-o", self.path("a.dvm"), *a_second_of_work()), 0)
         pid, master = self.start("verify", self.path("a.dvm"))
         status, seen = self.end(pid, master, b"")
         self.assertEqual(status, 0, seen)
