@@ -332,7 +332,8 @@ int pic_attach(struct machine *m, struct error *err)
     struct pic *pic = device_create(m, sizeof(*pic), "8259A pair", err);
     if (!pic)
         return -ENOMEM;
-    pic->s.chip[0] = (struct pic_chip){.vector_base = 0x08, .imr = 0xf8, .lowest = 7};
+    /* The timer's line is high, as it mostly is, and that edge has been served. */
+    pic->s.chip[0] = (struct pic_chip){.vector_base = 0x08, .imr = 0xf8, .lowest = 7, .lines = 0x01};
     pic->s.chip[1] = (struct pic_chip){.vector_base = 0x70, .imr = 0xff, .lowest = 7};
     for (unsigned i = 0; i < 2; i++)
         pic->half[i] = (struct pic_half){.pic = pic, .index = i};
