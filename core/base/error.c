@@ -14,7 +14,7 @@ static int set(struct error *err, enum error_kind kind, int code, const char *fo
     return code;
 }
 
-int error_set(struct error *err, int code, const char *format, ...)
+int(error_set)(struct error *err, int code, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -23,7 +23,7 @@ int error_set(struct error *err, int code, const char *format, ...)
     return code;
 }
 
-int error_set_kind(struct error *err, enum error_kind kind, int code, const char *format, ...)
+int(error_set_kind)(struct error *err, enum error_kind kind, int code, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -32,7 +32,7 @@ int error_set_kind(struct error *err, enum error_kind kind, int code, const char
     return code;
 }
 
-int error_errno(struct error *err, int code, const char *format, ...)
+int(error_errno)(struct error *err, int code, const char *format, ...)
 {
     va_list args;
     va_start(args, format);

@@ -36,4 +36,27 @@ int error_errno(struct error *err, int code, const char *format, ...) format_pri
 /* Puts "text: " in front of an existing message; keeps code and kind, returns the code. */
 int error_prefix(struct error *err, const char *format, ...) format_printf(2, 3);
 
+/*
+ * So that a compiler sees, without looking into error.c, that the code that went in comes out: else it warns of paths that
+ * cannot be taken.
+ */
+#define error_set(err, code, ...)                                                                            \
+    __extension__({                                                                                          \
+        int error_set_code = (code);                                                                         \
+        (void)(error_set)((err), error_set_code, __VA_ARGS__);                                               \
+        error_set_code;                                                                                      \
+    })
+#define error_errno(err, code, ...)                                                                          \
+    __extension__({                                                                                          \
+        int error_errno_code = (code);                                                                       \
+        (void)(error_errno)((err), error_errno_code, __VA_ARGS__);                                           \
+        error_errno_code;                                                                                    \
+    })
+#define error_set_kind(err, kind, code, ...)                                                                 \
+    __extension__({                                                                                          \
+        int error_set_kind_code = (code);                                                                    \
+        (void)(error_set_kind)((err), (kind), error_set_kind_code, __VA_ARGS__);                             \
+        error_set_kind_code;                                                                                 \
+    })
+
 #endif
