@@ -3,16 +3,11 @@
  */
 #include "cpu.h"
 
-enum serial_port { /* 16550A data sheet, table II; COM1 */
-                   SERIAL_RBR = 0x3f8,
-                   SERIAL_IER = 0x3f9,
-                   SERIAL_LSR = 0x3fd,
-};
-#define SERIAL_IRQ        4
+#define SERIAL_IER        0x3f9 /* 16550A data sheet, table II; COM1 */
 #define IER_RECEIVED_DATA 0x01
-#define LSR_DATA_READY    0x01
+#define SERIAL_IRQ        4
 
-static volatile bool line_complete;
+static bool line_complete;
 static char line[80];
 static size_t length;
 
@@ -32,14 +27,10 @@ static void typed(char c)
     }
 }
 
-/* Reads until the FIFO is empty; but a line is answered before the next one is read. */
+/* Only wakes read_line(). The line stays high, without another interrupt, until that has read everything. */
 static void serial_interrupt(struct interrupt_frame *frame)
 {
     (void)frame;
-    while (!line_complete && (in8(SERIAL_LSR) & LSR_DATA_READY))
-        typed((char)in8(SERIAL_RBR));
-    if (line_complete)
-        out8(SERIAL_IER, 0);
     pic_end_of_interrupt(SERIAL_IRQ);
 }
 
@@ -48,11 +39,13 @@ static void read_line(void)
     line_complete = false;
     length = 0;
     print("> ");
-    out8(SERIAL_IER, IER_RECEIVED_DATA); /* data that waits already interrupts at once */
-    interrupts_disable();
     while (!line_complete) {
-        wait_for_interrupt();
-        interrupts_disable();
+        interrupts_disable(); /* what comes after the look is an interrupt that ends the sleep */
+        int c = serial_read();
+        if (c >= 0)
+            typed((char)c);
+        else
+            wait_for_interrupt();
     }
     line[length] = '\0';
 }
@@ -64,6 +57,7 @@ void guest_main(void)
     interrupt_set_handler(VECTOR_IRQ0 + SERIAL_IRQ, serial_interrupt);
     pic_init();
     pic_enable(SERIAL_IRQ);
+    out8(SERIAL_IER, IER_RECEIVED_DATA);
 
     print("Type something; \"quit\" ends it.\n");
     for (;;) {

@@ -66,6 +66,9 @@ void print_bytes(const char *bytes, size_t length);
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void print_list(const char *format, va_list args);
 
+/* The next byte that came in on the serial line, or -1 if there is none. */
+int serial_read(void);
+
 /* ---- memory and strings [32], string.c ---- */
 
 void *memcpy(void *to, const void *from, size_t length);

@@ -1,8 +1,9 @@
-/* Printing over a 16550 serial port (polled) or the debug console at port 0xe9. */
+/* Printing over a 16550 serial port (polled) or the debug console at port 0xe9; reading from the former. */
 #include "guest.h"
 
 enum serial_port { /* 16550A data sheet, table II; COM1 */
                    SERIAL_THR = 0x3f8,
+                   SERIAL_RBR = 0x3f8,
                    SERIAL_FCR = 0x3fa,
                    SERIAL_LCR = 0x3fb,
                    SERIAL_MCR = 0x3fc,
@@ -14,12 +15,14 @@ enum serial_port { /* 16550A data sheet, table II; COM1 */
 #define LCR_8N1              0x03
 #define LCR_DLAB             0x80
 #define MCR_DTR_RTS_OUT2     0x0b
+#define LSR_DATA_READY       0x01
 #define LSR_THRE             0x20
 #define FIFO_BYTES           16
 #define DEBUG_CONSOLE        0xe9
 
 static enum console selected;
 static bool serial_ready;
+static int early_input = -1; /* what came before the FIFO was switched on, which would have lost it */
 
 static void serial_init(void)
 {
@@ -27,6 +30,8 @@ static void serial_init(void)
     out8(SERIAL_DIVISOR_LOW, 1);
     out8(SERIAL_DIVISOR_HIGH, 0);
     out8(SERIAL_LCR, LCR_8N1);
+    if (in8(SERIAL_LSR) & LSR_DATA_READY)
+        early_input = in8(SERIAL_RBR);
     out8(SERIAL_FCR, FCR_ENABLE_AND_CLEAR);
     out8(SERIAL_MCR, MCR_DTR_RTS_OUT2);
     serial_ready = true;
@@ -48,6 +53,17 @@ static void serial_write(const char *bytes, size_t length)
                 ;
         out8(SERIAL_THR, (uint8_t)bytes[i]);
     }
+}
+
+int serial_read(void)
+{
+    if (!serial_ready)
+        serial_init();
+    int early = early_input;
+    early_input = -1;
+    if (early >= 0)
+        return early;
+    return in8(SERIAL_LSR) & LSR_DATA_READY ? in8(SERIAL_RBR) : -1;
 }
 
 void print_bytes(const char *bytes, size_t length)

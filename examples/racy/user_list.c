@@ -12,10 +12,13 @@ struct item items[ITEM_COUNT];
 struct list free_items;
 uint8_t thread_stacks[THREAD_COUNT][STACK_BYTES] __attribute__((aligned(16)));
 
-/* Something to do. PAUSE is slow on purpose: so most of the time goes by here, and steps are few. */
+/*
+ * Something to do. PAUSE is slow on a real CPU, so that most of the time goes by here and a recording has few steps;
+ * in an emulator it is a step like any other. Both spend the same part of their time between "from here" and "to here".
+ */
 static void work(unsigned units)
 {
-    for (unsigned i = 0; i < units; i++)
+    for (unsigned i = 0; i < 10 * units; i++)
         __asm__ volatile("pause");
 }
 
@@ -62,11 +65,11 @@ static __attribute__((noinline)) void thread_turn(unsigned self)
     struct item *a = list_take(&free_items, self);
     work(16 + 4 * self);
     struct item *b = list_take(&free_items, self);
-    work(30);
+    work(36);
     list_give(&free_items, a, self);
-    work(12);
+    work(14);
     list_give(&free_items, b, self);
-    work(6);
+    work(12);
 }
 
 void thread_main(unsigned self)
