@@ -237,11 +237,19 @@ static gva_t run_linear(struct emu *e, const struct plan *p, unsigned seg, unsig
     return first;
 }
 
-static bool run_host(struct emu *e, const struct plan *p, gva_t linear, unsigned access, uint64_t count,
+/*
+ * The operand's page may not be in the TLB, or have been displaced by the other operand's: it is walked then, as the
+ * next iteration would. What stays out of the TLB (MMIO, decoded code, page tables) is not for bulk.
+ */
+static bool run_host(struct emu *e, const struct plan *p, gva_t linear, enum access access, uint64_t count,
                      struct run *run)
 {
     bool down = e->cpu.rflags & RFLAGS_DF;
-    run->first = tlb_host(e, linear, p->op_size, access);
+    unsigned mem = access == ACCESS_WRITE ? PLAN_MEM_WRITE : PLAN_MEM_READ;
+    gpa_t gpa;
+    run->first = tlb_host(e, linear, p->op_size, mem);
+    if (!run->first && mmu_translate(e, linear, access, false, &gpa) == STEP_NEXT)
+        run->first = tlb_host(e, linear, p->op_size, mem);
     run->low = down && run->first ? run->first - (count - 1) * p->op_size : run->first;
     return run->first != NULL;
 }
@@ -306,7 +314,8 @@ static uint64_t bulk_compare(struct emu *e, const struct plan *p, const struct r
 /* Makes up to count iterations at once; returns how many, 0 when the next one is not a simple one. */
 static uint64_t bulk(struct emu *e, const struct plan *p, uint64_t count)
 {
-    bool down = e->cpu.rflags & RFLAGS_DF, stores = !(p->flags & COMPARES);
+    bool down = e->cpu.rflags & RFLAGS_DF;
+    enum access access = p->flags & COMPARES ? ACCESS_READ : ACCESS_WRITE; /* of the destination */
     if (count < 2 || p->extra == ZYDIS_MNEMONIC_INSB || p->extra == ZYDIS_MNEMONIC_OUTSB)
         return 0;
     struct run source = {0}, destination = {0};
@@ -314,13 +323,12 @@ static uint64_t bulk(struct emu *e, const struct plan *p, uint64_t count)
     if (p->flags & USES_SOURCE)
         from = run_linear(e, p, p->seg, GPR_RSI, ACCESS_READ, &count);
     if (count && (p->flags & USES_DESTINATION))
-        to = run_linear(e, p, SEG_ES, GPR_RDI, stores ? ACCESS_WRITE : ACCESS_READ, &count);
+        to = run_linear(e, p, SEG_ES, GPR_RDI, access, &count);
     if (!count)
         return 0;
-    if ((p->flags & USES_SOURCE) && !run_host(e, p, from, PLAN_MEM_READ, count, &source))
+    if ((p->flags & USES_SOURCE) && !run_host(e, p, from, ACCESS_READ, count, &source))
         return 0;
-    if ((p->flags & USES_DESTINATION) &&
-        !run_host(e, p, to, stores ? PLAN_MEM_WRITE : PLAN_MEM_READ, count, &destination))
+    if ((p->flags & USES_DESTINATION) && !run_host(e, p, to, access, count, &destination))
         return 0;
 
     switch (p->extra) {
