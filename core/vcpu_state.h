@@ -217,6 +217,8 @@ uint64_t vcpu_state_hash(const struct vcpu_state *s);
  * the iterations of a REP is the processor's choice).
  */
 uint64_t vcpu_state_digest(const struct vcpu_state *s);
+/* Sets what the digest leaves out to 0. */
+void vcpu_state_without_hidden(struct vcpu_state *s);
 
 /* XXH3-64 of x87 control/status/tag, MXCSR, ST0..7 and YMM0..15; without FIP, FDP and FOP. */
 uint64_t fpu_state_hash(const struct fpu_state *f);

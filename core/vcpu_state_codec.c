@@ -36,7 +36,8 @@ static void get_table(struct reader *in, struct descriptor_table *t)
 #define SYSTEM_REGISTERS(X)                                                                                  \
     X(cr0)                                                                                                   \
     X(cr2)                                                                                                   \
-    X(cr3) X(cr4) X(cr8) X(xcr0) X(dr[0]) X(dr[1]) X(dr[2]) X(dr[3]) X(dr6) X(dr7) X(efer) X(star) X(lstar)  \
+    X(cr3)                                                                                                   \
+    X(cr4) X(cr8) X(xcr0) X(dr[0]) X(dr[1]) X(dr[2]) X(dr[3]) X(dr6) X(dr7) X(efer) X(star) X(lstar)         \
         X(cstar) X(sfmask) X(kernel_gs_base) X(sysenter_cs) X(sysenter_esp) X(sysenter_eip) X(tsc_aux)       \
             X(pat) X(apic_base) X(misc_enable)
 
@@ -140,12 +141,17 @@ uint64_t vcpu_state_hash(const struct vcpu_state *s)
     return h;
 }
 
+void vcpu_state_without_hidden(struct vcpu_state *s)
+{
+    s->rflags &= ~RFLAGS_RF;
+    s->fpu.fip = s->fpu.fdp = 0;
+    s->fpu.fop = s->fpu.fcs = s->fpu.fds = 0;
+}
+
 uint64_t vcpu_state_digest(const struct vcpu_state *s)
 {
     struct vcpu_state plain = *s;
-    plain.rflags &= ~RFLAGS_RF;
-    plain.fpu.fip = plain.fpu.fdp = 0;
-    plain.fpu.fop = plain.fpu.fcs = plain.fpu.fds = 0;
+    vcpu_state_without_hidden(&plain);
     return vcpu_state_hash(&plain);
 }
 

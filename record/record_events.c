@@ -73,26 +73,39 @@ bool record_digest_due(const struct recorder *r)
            r->engine->ops->position(r->engine) - r->last_digest_position >= RECORD_DIGEST_STEPS;
 }
 
+/* Brings the digest of RAM up to the present, where no landmark has just done so. */
+static int update_tracker(struct recorder *r, struct error *err)
+{
+    int status = r->engine->ops->collect_dirty(r->engine, err);
+    if (status < 0)
+        return status;
+    ram_tracker_update(&r->tracker);
+    if (!r->is_kvm) /* nobody asks what changed: there are no landmarks */
+        ram_tracker_clear_changed(&r->tracker);
+    return 0;
+}
+
 int record_digest(struct recorder *r, struct error *err)
 {
     struct event event = {.type = EVENT_DIGEST};
     struct landmark landmark;
     int status = place_here(r, &event, &landmark, err);
+    if (status == 0 && event.place != PLACE_LANDMARK)
+        status = update_tracker(r, err);
     if (status < 0)
         return status;
-    if (event.place != PLACE_LANDMARK) { /* otherwise that has been done */
-        status = r->engine->ops->collect_dirty(r->engine, err);
-        if (status < 0)
-            return status;
-        ram_tracker_update(&r->tracker);
-        if (!r->is_kvm) /* nobody asks what changed */
-            ram_tracker_clear_changed(&r->tracker);
-    }
-    event.value = vcpu_state_digest(r->engine->ops->state(r->engine));
+    const struct vcpu_state *state = r->engine->ops->state(r->engine);
+    struct buffer encoded = {0};
+    vcpu_state_encode(state, &encoded);
+    event.value = vcpu_state_digest(state);
     event.digest = r->tracker.digest;
+    event.data = encoded.data;
+    event.data_length = encoded.length;
     r->last_digest_ns = machine_clock_ns(r->machine);
     r->last_digest_position = event.position;
-    return write_event(r, &event, err);
+    status = encoded.failed ? error_set(err, -ENOMEM, "out of memory") : write_event(r, &event, err);
+    buffer_free(&encoded);
+    return status;
 }
 
 int record_interrupt(struct recorder *r, struct error *err)

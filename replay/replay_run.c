@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/x86/emu.h"
@@ -213,6 +214,23 @@ static int apply_dma(struct replay *r, struct error *err)
     return replay_consume(r, position, err);
 }
 
+/* The registers that differ from those stored with the digest, one per line, indented. */
+static void describe_difference(struct replay *r, const struct event *digest, char *out, size_t size)
+{
+    struct vcpu_state recorded;
+    char lines[1024];
+    size_t used = 0;
+    out[0] = '\0';
+    if (vcpu_state_decode(&recorded, digest->data, digest->data_length, NULL) < 0)
+        return;
+    struct vcpu_state now = *r->engine->ops->state(r->engine);
+    vcpu_state_without_hidden(&recorded);
+    vcpu_state_without_hidden(&now);
+    vcpu_state_diff(&recorded, &now, lines, sizeof(lines));
+    for (char *line = lines, *end; (end = strchr(line, '\n')) && used < size; line = end + 1)
+        used += (size_t)snprintf(out + used, size - used, "\n    %.*s", (int)(end - line), line);
+}
+
 static int apply_digest(struct replay *r, struct error *err)
 {
     struct hash128 ram;
@@ -221,15 +239,16 @@ static int apply_digest(struct replay *r, struct error *err)
         return status;
     uint64_t registers = vcpu_state_digest(r->engine->ops->state(r->engine));
     bool ram_equal = hash128_equal(ram, r->next.digest), registers_equal = registers == r->next.value;
-    if (!ram_equal || !registers_equal)
+    if (!registers_equal) {
+        char difference[1200];
+        describe_difference(r, &r->next, difference, sizeof(difference));
+        return replay_diverged(r, err, "the registers%s differ from the recording's (recorded / replayed):%s",
+                               ram_equal ? "" : " and RAM", difference);
+    }
+    if (!ram_equal)
         return replay_diverged(
-            r, err,
-            "%s differ%s from the recording's digest here (the last digest that agreed was number %" PRIu64
-            ")",
-            ram_equal         ? "the registers"
-            : registers_equal ? "the contents of RAM"
-                              : "registers and RAM",
-            registers_equal && !ram_equal ? "s" : "", r->totals.digests_checked);
+            r, err, "the contents of RAM differ from the recording's; %" PRIu64 " digests before agreed",
+            r->totals.digests_checked);
     r->totals.digests_checked++;
     return replay_consume(r, replay_position(r), err);
 }

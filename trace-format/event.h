@@ -19,7 +19,7 @@ enum event_type {
     EVENT_INTERRUPT,    /* external interrupt delivered: vector */
     EVENT_NMI,          /* NMI delivered */
     EVENT_DMA,          /* a device wrote RAM: address = gpa, data */
-    EVENT_DIGEST,       /* check: value = register digest, digest = RAM digest */
+    EVENT_DIGEST,       /* check: value = register digest, digest = RAM digest, data = encoded vCPU state */
     EVENT_CONSOLE,      /* annotation: channel in source, data = the bytes that the last output printed */
     EVENT_MARK,         /* annotation: data = UTF-8 text */
     EVENT_END,          /* the last event: source = enum trace_end, value = status, data = message */

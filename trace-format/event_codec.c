@@ -23,7 +23,8 @@ void event_context_start(struct event_context *c, position_t first)
 
 static bool has_data(enum event_type type)
 {
-    return type == EVENT_DMA || type == EVENT_CONSOLE || type == EVENT_MARK || type == EVENT_END;
+    return type == EVENT_DMA || type == EVENT_DIGEST || type == EVENT_CONSOLE || type == EVENT_MARK ||
+           type == EVENT_END;
 }
 
 static bool is_port(enum event_type type)
@@ -113,6 +114,7 @@ static void encode_landmark(struct event_context *c, struct buffer *out, const s
     for (unsigned i = 0; i < 16; i++)
         put_difference(out, l->gpr[i], &c->landmark[2 + i]);
     buffer_put_u64(out, l->fpu_hash);
+    buffer_put_varint(out, l->elapsed_ns);
     buffer_put_u8(out, (uint8_t)l->witness_count);
     uint64_t last = l->rip;
     for (unsigned i = 0; i < l->witness_count; i++) {
@@ -170,6 +172,7 @@ static void encode_body(struct event_context *c, struct buffer *out, const struc
         buffer_put_u64(out, e->value);
         buffer_put_u64(out, e->digest.low);
         buffer_put_u64(out, e->digest.high);
+        encode_data(out, e);
         break;
     case EVENT_CONSOLE:
         buffer_put_u8(out, e->source);
@@ -228,6 +231,7 @@ static int decode_landmark(struct event_decoder *d, struct reader *in, const cha
     for (unsigned i = 0; i < 16; i++)
         l->gpr[i] = get_difference(in, &context[2 + i]);
     l->fpu_hash = reader_u64(in);
+    l->elapsed_ns = reader_varint(in);
     l->witness_count = reader_u8(in);
     if (l->witness_count > LANDMARK_MAX_WITNESSES) {
         *why = "landmark with more witnesses than allowed";
@@ -318,6 +322,7 @@ static void decode_body(struct event_context *c, struct reader *in, struct event
         e->value = reader_u64(in);
         e->digest.low = reader_u64(in);
         e->digest.high = reader_u64(in);
+        decode_data(in, e);
         break;
     case EVENT_CONSOLE:
         e->source = reader_u8(in);
