@@ -117,7 +117,7 @@ static void measure_speed(void **state)
     print_speed("compiled, -O2", load("compute_guest_o2", 100));
     print_speed("compiled, -O3 AVX2", load("compute_guest_v3", 100));
     static const uint8_t rep[] = {0xb9, 0,    0, 0x80, 0,    0xbe, 0,    0,    0x20, 0,    0xbf, 0,
-                                  0,    0x60, 0, 0xf3, 0x48, 0xa5, 0xff, 0xcb, 0x75, 0xec, 0xf4};
+                                  0,    0x60, 0, 0xf3, 0x48, 0xa5, 0xff, 0xcb, 0x75, 0xea, 0xf4};
     vm = vm_create(rep, rep + sizeof(rep));
     uint32_t count = 0x80000;
     memcpy(vm_at(vm, VM_CODE + 1), &count, sizeof(count));
