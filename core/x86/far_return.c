@@ -49,7 +49,7 @@ static void null_inner_segments(struct emu *e, unsigned cpl)
     for (unsigned i = 0; i < ARRAY_LEN(list); i++) {
         struct segment *s = &e->cpu.seg[list[i]];
         bool conforming = (s->rights & (TYPE_CODE | TYPE_CONFORMING)) == (TYPE_CODE | TYPE_CONFORMING);
-        unsigned dpl = (s->rights & SEGMENT_DPL) >> SEGMENT_DPL_SHIFT;
+        unsigned dpl = (unsigned)(s->rights & SEGMENT_DPL) >> SEGMENT_DPL_SHIFT;
         if ((s->rights & SEGMENT_P) && !conforming && dpl < cpl)
             *s = segment_null(0, 0);
     }
