@@ -47,6 +47,7 @@ static struct fixture *at(const char *utc)
     assert_non_null(strptime(utc, "%Y-%m-%d %H:%M:%S", &tm));
     struct fixture *f = fixture_create(0, timegm(&tm));
     pic_program(f, 0xfb, 0xfe, 0x01); /* IRQ 8 alone */
+    out8(f, 0x43, 0x34);              /* channel 0 of the timer waits for a count: no other timers */
     return f;
 }
 
@@ -327,17 +328,12 @@ static void alarms_match_with_wild_cards(void **state)
         unsigned hour, minute, second, mode;
         uint64_t first_s, second_s; /* from 05:06:07; 0: never */
     } cases[] = {
-        {0x05, 0x06, 0x09, B_24H, 2, 86402},
-        {0x05, 0x06, 0x07, B_24H, 86400, 172800},
-        {0x04, 0x00, 0x00, B_24H, 82433, 168833},
-        {0xff, 0xff, 0x00, B_24H, 53, 113},
-        {0xff, 0x10, 0x00, B_24H, 233, 3833},
-        {0xc0, 0xff, 0xff, B_24H, 1, 2},
+        {0x05, 0x06, 0x09, B_24H, 2, 86402},        {0x05, 0x06, 0x07, B_24H, 86400, 172800},
+        {0x04, 0x00, 0x00, B_24H, 82433, 168833},   {0xff, 0xff, 0x00, B_24H, 53, 113},
+        {0xff, 0x10, 0x00, B_24H, 233, 3833},       {0xc0, 0xff, 0xff, B_24H, 1, 2},
         {0x83, 0x00, 0x00, 0, 35633, 122033},
-        /* 3 PM */ {0x05, 0x06, 0x60, B_24H, 0, 0},
-        {0x24, 0x06, 0x00, B_24H, 0, 0},
-        {0x06, 0xff, 0xff, B_24H, 3233, 3234},
-        {23, 59, 59, B_24H | B_BINARY, 68032, 154432},
+        /* 3 PM */ {0x05, 0x06, 0x60, B_24H, 0, 0}, {0x24, 0x06, 0x00, B_24H, 0, 0},
+        {0x06, 0xff, 0xff, B_24H, 3233, 3234},      {23, 59, 59, B_24H | B_BINARY, 68032, 154432},
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -349,7 +345,7 @@ static void alarms_match_with_wild_cards(void **state)
         cmos_write(f, B, cases[i].mode | B_AIE);
         assert_int_equal(cmos(f, HOURS_ALARM), cases[i].hour);
         if (!cases[i].first_s) {
-            assert_int_equal(machine_next_deadline_ns(f->m) > SECOND_NS, true);
+            assert_int_equal(machine_next_deadline_ns(f->m), UINT64_MAX);
             run_for_ns(f, 3 * 86400 * SECOND_NS);
             assert_int_equal(irq8(f), 0);
             assert_int_equal(cmos(f, C) & 0x20, 0);
