@@ -214,7 +214,9 @@ uint64_t vcpu_state_hash(const struct vcpu_state *s);
 /*
  * The register digest of a trace: as vcpu_state_hash, with RFLAGS.RF and the x87 pointers (FIP, FDP, FOP, FCS, FDS)
  * taken as 0. Hosts differ in these between instructions (AMD saves the pointers only with a pending exception; RF between
- * the iterations of a REP is the processor's choice).
+ * the iterations of a REP is the processor's choice). In 64-bit code, where ES, DS, FS and GS have no effect but for the
+ * bases of FS and GS, the rest of them is left out too: IRET to an outer level clears them (SDM 3, 6.14.3), and not every KVM
+ * does so.
  */
 uint64_t vcpu_state_digest(const struct vcpu_state *s);
 /* Sets what the digest leaves out to 0. */

@@ -146,6 +146,14 @@ void vcpu_state_without_hidden(struct vcpu_state *s)
     s->rflags &= ~RFLAGS_RF;
     s->fpu.fip = s->fpu.fdp = 0;
     s->fpu.fop = s->fpu.fcs = s->fpu.fds = 0;
+    if (!vcpu_in_64bit_code(s))
+        return;
+    static const uint8_t data_segments[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+    for (size_t i = 0; i < ARRAY_LEN(data_segments); i++) {
+        struct segment *segment = &s->seg[data_segments[i]];
+        *segment = (struct segment){.base = segment->base};
+    }
+    s->seg[SEG_ES].base = s->seg[SEG_DS].base = 0;
 }
 
 uint64_t vcpu_state_digest(const struct vcpu_state *s)

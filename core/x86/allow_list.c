@@ -117,6 +117,7 @@ static const ZydisMnemonic general_mnemonics[] = {
     ZYDIS_MNEMONIC_CDQE,    ZYDIS_MNEMONIC_CLC,        ZYDIS_MNEMONIC_CMC,       ZYDIS_MNEMONIC_CMP,
     ZYDIS_MNEMONIC_CMPXCHG, ZYDIS_MNEMONIC_CMPXCHG16B, ZYDIS_MNEMONIC_CMPXCHG8B, ZYDIS_MNEMONIC_CQO,
     ZYDIS_MNEMONIC_CWD,     ZYDIS_MNEMONIC_CWDE,       ZYDIS_MNEMONIC_DEC,       ZYDIS_MNEMONIC_DIV,
+    ZYDIS_MNEMONIC_FCOMI,   ZYDIS_MNEMONIC_FCOMIP,     ZYDIS_MNEMONIC_FUCOMI,    ZYDIS_MNEMONIC_FUCOMIP,
     ZYDIS_MNEMONIC_IDIV,    ZYDIS_MNEMONIC_IMUL,       ZYDIS_MNEMONIC_INC,       ZYDIS_MNEMONIC_LAHF,
     ZYDIS_MNEMONIC_LZCNT,   ZYDIS_MNEMONIC_MOV,        ZYDIS_MNEMONIC_MOVBE,     ZYDIS_MNEMONIC_MOVSX,
     ZYDIS_MNEMONIC_MOVSXD,  ZYDIS_MNEMONIC_MOVZX,      ZYDIS_MNEMONIC_MUL,       ZYDIS_MNEMONIC_NEG,
@@ -183,6 +184,21 @@ static bool register_is_allowed(ZydisRegister reg)
     }
 }
 
+/* BT, BTS, BTR and BTC with a register as bit offset reach far beyond their memory operand. */
+static bool is_bit_string(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+{
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return operands[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+               operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    default:
+        return false;
+    }
+}
+
 bool allow_list_may_execute(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
@@ -205,7 +221,7 @@ bool allow_list_may_execute(const ZydisDecodedInstruction *insn, const ZydisDeco
             return false;
         }
     }
-    return memory_operands <= 1;
+    return memory_operands <= 1 && !is_bit_string(insn, operands);
 }
 
 /* Names that end like a floating-point instruction's but only move bits. */
@@ -215,6 +231,8 @@ static const char *const bit_movers[] = {"mov",       "and",  "or",   "xor",    
 bool allow_list_uses_mxcsr(const ZydisDecodedInstruction *insn)
 {
     const char *name = ZydisMnemonicGetString(insn->mnemonic);
+    if (insn->meta.isa_ext == ZYDIS_ISA_EXT_BASE)
+        return false;
     if (name[0] == 'v')
         name++;
     if (strncmp(name, "cvt", 3) == 0)

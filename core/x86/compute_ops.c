@@ -80,6 +80,63 @@ static enum step do_bound(struct emu *e, const struct plan *p)
     return index < low || index > high ? raise_exception(e, VEC_BR) : STEP_NEXT;
 }
 
+/* ---- BT, BTS, BTR, BTC on a string of bits in memory ---- */
+
+/* The host does it on a register, so that the flags that the SDM leaves undefined are the host's. */
+static uint64_t test_bit(struct emu *e, const struct plan *p, uint64_t value, uint64_t bit)
+{
+    uint64_t flags = stub_pack_flags(e->cpu.rflags);
+#define BIT_TEST(instruction)                                                                                \
+    __asm__("addb $0x78, %%al\n\tsahf\n\t" instruction " %2, %1\n\tseto %%al\n\tlahf"                        \
+            : "+a"(flags), "+r"(value)                                                                       \
+            : "r"(bit)                                                                                       \
+            : "cc")
+    switch (p->mnemonic) {
+    case ZYDIS_MNEMONIC_BTS:
+        BIT_TEST("btsq");
+        break;
+    case ZYDIS_MNEMONIC_BTR:
+        BIT_TEST("btrq");
+        break;
+    case ZYDIS_MNEMONIC_BTC:
+        BIT_TEST("btcq");
+        break;
+    default:
+        BIT_TEST("btq");
+        break;
+    }
+#undef BIT_TEST
+    e->cpu.rflags = stub_unpack_flags(e->cpu.rflags, (uint32_t)flags);
+    return value;
+}
+
+/* The bit offset is signed and reaches beyond the operand (SDM 2, BT). */
+static enum step do_bit_string(struct emu *e, const struct plan *p)
+{
+    unsigned size = p->mem_bytes, bits = size * 8u;
+    uint64_t raw = e->cpu.gpr[p->reg[0]], value = 0;
+    int64_t offset = bits == 64 ? (int64_t)raw : bits == 32 ? (int32_t)raw : (int16_t)raw;
+    int64_t element = offset >> (p->mem_bytes_log2 + 3);
+    uint64_t address =
+        truncate_to(plan_offset(e, p) + ((uint64_t)element << p->mem_bytes_log2), p->addr_size);
+    bool write = p->mem_access & PLAN_MEM_WRITE;
+    gva_t linear;
+    enum step step = segment_linear(e, p->seg, address, size, write ? ACCESS_WRITE : ACCESS_READ, &linear);
+    if (step == STEP_NEXT && write)
+        step = mem_check_write(e, linear, size);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, &value, size);
+    if (step != STEP_NEXT)
+        return step;
+    uint64_t rflags = e->cpu.rflags;
+    value = test_bit(e, p, value, (uint64_t)offset & (bits - 1));
+    if (write)
+        step = mem_write(e, linear, &value, size);
+    if (step != STEP_NEXT)
+        e->cpu.rflags = rflags;
+    return step;
+}
+
 /* ---- decimal adjustment (SDM 2); flags that the SDM leaves undefined are as Intel's CPUs have them ---- */
 
 static enum step do_daa_das(struct emu *e, const struct plan *p)
@@ -149,6 +206,27 @@ static enum step do_nothing(struct emu *e, const struct plan *p)
     return STEP_NEXT;
 }
 
+/* 0F 0D with a register is undefined on AMD's CPUs. */
+static bool setup_nop(struct plan *p, const ZydisDecodedInstruction *insn,
+                      const ZydisDecodedOperand *operands)
+{
+    (void)operands;
+    return !(insn->opcode_map == ZYDIS_OPCODE_MAP_0F && p->opcode == 0x0d && p->modrm >= 0xc0);
+}
+
+/* F3 REX.B 90 is XCHG R8, not PAUSE. */
+static bool setup_pause(struct plan *p, const ZydisDecodedInstruction *insn,
+                        const ZydisDecodedOperand *operands)
+{
+    (void)operands;
+    if (insn->raw.rex.B) {
+        p->fn = do_xchg;
+        p->reg[0] = GPR_R8;
+        p->reg[1] = GPR_RAX;
+    }
+    return true;
+}
+
 /* CLFLUSH, CLFLUSHOPT, CLWB: a byte that can be read; caches are not part of the guest's state. */
 static enum step do_cache_line(struct emu *e, const struct plan *p)
 {
@@ -163,6 +241,10 @@ static const struct plan_handler list[] = {
     {ZYDIS_MNEMONIC_XCHG, do_xchg, NULL},
     {ZYDIS_MNEMONIC_XLAT, do_xlat, NULL},
     {ZYDIS_MNEMONIC_BOUND, do_bound, NULL},
+    {ZYDIS_MNEMONIC_BT, do_bit_string, NULL},
+    {ZYDIS_MNEMONIC_BTS, do_bit_string, NULL},
+    {ZYDIS_MNEMONIC_BTR, do_bit_string, NULL},
+    {ZYDIS_MNEMONIC_BTC, do_bit_string, NULL},
     {ZYDIS_MNEMONIC_DAA, do_daa_das, NULL},
     {ZYDIS_MNEMONIC_DAS, do_daa_das, NULL},
     {ZYDIS_MNEMONIC_AAA, do_aaa_aas, NULL},
@@ -170,8 +252,8 @@ static const struct plan_handler list[] = {
     {ZYDIS_MNEMONIC_AAM, do_aam, NULL},
     {ZYDIS_MNEMONIC_AAD, do_aad, NULL},
     {ZYDIS_MNEMONIC_SALC, do_salc, NULL},
-    {ZYDIS_MNEMONIC_NOP, do_nothing, NULL},
-    {ZYDIS_MNEMONIC_PAUSE, do_nothing, NULL},
+    {ZYDIS_MNEMONIC_NOP, do_nothing, setup_nop},
+    {ZYDIS_MNEMONIC_PAUSE, do_nothing, setup_pause},
     {ZYDIS_MNEMONIC_LFENCE, do_nothing, NULL},
     {ZYDIS_MNEMONIC_MFENCE, do_nothing, NULL},
     {ZYDIS_MNEMONIC_SFENCE, do_nothing, NULL},

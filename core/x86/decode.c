@@ -188,6 +188,15 @@ static ZydisRegisterClass system_register_class(const ZydisDecodedInstruction *i
     return ZYDIS_REGCLASS_INVALID;
 }
 
+/* Bit tests have a stub, save those that address a string of bits in memory. */
+static bool is_plain_bit_test(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
+{
+    bool bit_test = insn->mnemonic == ZYDIS_MNEMONIC_BT || insn->mnemonic == ZYDIS_MNEMONIC_BTS ||
+                    insn->mnemonic == ZYDIS_MNEMONIC_BTR || insn->mnemonic == ZYDIS_MNEMONIC_BTC;
+    return bit_test &&
+           (operands[0].type != ZYDIS_OPERAND_TYPE_MEMORY || operands[1].type != ZYDIS_OPERAND_TYPE_REGISTER);
+}
+
 static bool has_vector_operand(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
     for (unsigned i = 0; i < insn->operand_count_visible; i++)
@@ -213,6 +222,8 @@ static const struct plan_handler *find_handler(const ZydisDecodedInstruction *in
     }
     if ((mnemonic == ZYDIS_MNEMONIC_MOVSD || mnemonic == ZYDIS_MNEMONIC_CMPSD) &&
         has_vector_operand(insn, operands))
+        return NULL;
+    if (is_plain_bit_test(insn, operands))
         return NULL;
 
     const struct plan_handlers *const tables[] = {

@@ -300,16 +300,29 @@ static bool makes_double_fault(unsigned first, unsigned second)
     return first == VEC_PF && (second == VEC_PF || is_contributory(second));
 }
 
+/* CR2 is updated whenever a page fault is detected, also where a double fault comes of it (SDM 3, 6.15, #PF). */
+static void note_page_fault(struct emu *e)
+{
+    if (e->fault.vector == VEC_PF)
+        e->cpu.cr2 = e->fault.cr2;
+}
+
 enum step deliver_fault(struct emu *e)
 {
+    uint64_t cr2 = e->cpu.cr2;
+    uint8_t pending = e->cpu.pending_debug;
     e->cpu.pending_debug = 0; /* data breakpoints of the instruction that was not completed */
+    note_page_fault(e);
     for (;;) {
         struct fault f = e->fault;
-        if (f.vector == VEC_PF)
-            e->cpu.cr2 = f.cr2;
         enum step step = deliver_event(e, f.vector, EVENT_FAULT, f.has_error_code, f.error_code, e->cpu.rip);
+        if (step == STEP_STOP) {
+            e->cpu.cr2 = cr2;
+            e->cpu.pending_debug = pending;
+        }
         if (step != STEP_FAULT)
             return step;
+        note_page_fault(e);
         if (f.vector == VEC_DF) {
             e->cpu.activity = ACTIVITY_SHUTDOWN;
             e->cpu.shadow = SHADOW_NONE;

@@ -12,7 +12,6 @@
 #define MXCSR_PRE        0x07u /* IE, DE, ZE: found before computing */
 #define MXCSR_UE         0x10u
 #define MXCSR_FTZ        0x8000u
-#define MXCSR_DAZ        0x0040u
 #define MXCSR_MM         0x20000u /* AMD: misaligned SSE operands are fine */
 
 enum step exec_undefined(struct emu *e, const struct plan *p)
@@ -148,20 +147,6 @@ static enum step exec_memory_aligned(struct emu *e, const struct plan *p)
     return exec_at(e, p, linear);
 }
 
-/* BT, BTS, BTR, BTC with a register: the bit offset is signed and reaches beyond the operand (SDM 2, BT). */
-static enum step exec_bit_string(struct emu *e, const struct plan *p)
-{
-    unsigned bits = p->mem_bytes * 8u;
-    uint64_t raw = e->cpu.gpr[p->reg[0]];
-    int64_t offset = bits == 64 ? (int64_t)raw : bits == 32 ? (int32_t)raw : (int16_t)raw;
-    int64_t element = offset >> (p->mem_bytes_log2 + 3);
-    uint64_t address =
-        truncate_to(plan_offset(e, p) + ((uint64_t)element << p->mem_bytes_log2), p->addr_size);
-    gva_t linear;
-    enum step step = segment_linear(e, p->seg, address, p->mem_bytes, segment_access(p), &linear);
-    return step != STEP_NEXT ? step : exec_at(e, p, linear);
-}
-
 /* ---- division ---- */
 
 static uint64_t load_operand(const void *data, unsigned bytes)
@@ -250,17 +235,29 @@ static enum step check_vector(struct emu *e, const struct plan *p)
     return step;
 }
 
+/* Undoes what a stub did to registers. MMX registers are the host's while they are in use: those come back too. */
+static void restore(struct emu *e, const struct vcpu_state *before)
+{
+    x87_sync(e);
+    e->cpu = *before;
+}
+
+static void run_quietly(struct emu *e, const struct plan *p, void *operand, uint32_t mxcsr)
+{
+    e->cpu.fpu.mxcsr = mxcsr;
+    if (p->flags & EXEC_MMX)
+        x87_load(e);
+    call_with_flags(e, p, operand);
+}
+
 /*
  * Some SIMD exception is unmasked: the instruction runs with all masked, on copies, and what it would have raised
- * decides (SDM 1, 11.5). With FTZ the host sets UE for every tiny result, exact ones too, which is what raises an unmasked
- * underflow.
+ * decides (SDM 1, 11.5). With FTZ the host sets UE for every tiny result, exact ones too, which is what raises an
+ * unmasked underflow. Known to differ from hardware: with an unmasked overflow or underflow PE is that of the masked response.
  */
 static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear)
 {
     uint8_t operand[64] __attribute__((aligned(64))) = {0};
-    struct vcpu_state before = e->cpu;
-    uint32_t mxcsr = before.fpu.mxcsr, unmasked = ~(mxcsr >> MXCSR_MASK_SHIFT) & MXCSR_EXCEPTIONS;
-    uint32_t quiet = (mxcsr & ~MXCSR_EXCEPTIONS) | MXCSR_MASKS;
     enum step step = STEP_NEXT;
     if (p->mem_access & PLAN_MEM_READ)
         step = mem_read(e, linear, operand, p->mem_bytes);
@@ -269,60 +266,87 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
     if (step != STEP_NEXT)
         return step;
 
+    if (p->flags & EXEC_MMX)
+        x87_sync(e);
+    struct vcpu_state before = e->cpu;
+    uint32_t mxcsr = before.fpu.mxcsr, unmasked = ~(mxcsr >> MXCSR_MASK_SHIFT) & MXCSR_EXCEPTIONS;
+    uint32_t quiet = (mxcsr & ~MXCSR_EXCEPTIONS) | MXCSR_MASKS;
     bool tiny = false;
     if (unmasked & MXCSR_UE) {
-        e->cpu.fpu.mxcsr = quiet | MXCSR_FTZ;
-        call_with_flags(e, p, operand);
+        run_quietly(e, p, operand, quiet | MXCSR_FTZ);
         tiny = (e->cpu.fpu.mxcsr & MXCSR_UE) != 0;
-        e->cpu = before;
+        restore(e, &before);
     }
     /* An unmasked underflow makes FTZ ineffective. */
-    e->cpu.fpu.mxcsr = unmasked & MXCSR_UE ? quiet & ~MXCSR_FTZ : quiet;
-    call_with_flags(e, p, operand);
+    run_quietly(e, p, operand, unmasked & MXCSR_UE ? quiet & ~MXCSR_FTZ : quiet);
     uint32_t found = (e->cpu.fpu.mxcsr & MXCSR_EXCEPTIONS) | (tiny ? MXCSR_UE : 0);
     if (found & unmasked & MXCSR_PRE)
         found &= MXCSR_PRE;
     if (found & unmasked) {
-        e->cpu = before;
+        restore(e, &before);
         e->cpu.fpu.mxcsr = mxcsr | found;
+        if (p->flags & EXEC_MMX)
+            mmx_enter(&e->cpu.fpu);
         return raise_exception(e, e->cpu.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
     }
     e->cpu.fpu.mxcsr = mxcsr | found;
     if (p->mem_access & PLAN_MEM_WRITE) {
         step = mem_write(e, linear, operand, p->mem_bytes);
         if (step != STEP_NEXT)
-            e->cpu = before;
+            restore(e, &before);
     }
     return step;
 }
 
-static bool must_be_aligned(const struct emu *e, const struct plan *p)
+/* plan.extra of a vector instruction with EXEC_ALIGNED: what an operand that is not aligned does. */
+enum alignment {
+    ALIGN_UNLESS_MM, /* #GP(0), unless MXCSR.MM is set */
+    ALIGN_ALWAYS,    /* #GP(0) */
+    ALIGN_NEVER,     /* nothing (AMD: the SHA instructions); the host may see it differently */
+};
+
+/* An operand that the guest may misalign and the host may not: it is read into a copy. Such operands are never written. */
+static enum step exec_realigned(struct emu *e, const struct plan *p, gva_t linear)
 {
-    if (!(p->flags & EXEC_ALIGNED))
-        return false;
-    return !(e->cpu.fpu.mxcsr & MXCSR_MM) || p->extra;
+    uint8_t operand[64] __attribute__((aligned(64)));
+    enum step step = mem_read(e, linear, operand, p->mem_bytes);
+    if (step == STEP_NEXT)
+        call_with_flags(e, p, operand);
+    return step;
+}
+
+/* For alignment, which is looked at before the segment is. */
+static uint64_t unchecked_linear(const struct emu *e, const struct plan *p)
+{
+    bool flat = p->code_size == 8 && p->seg < SEG_FS;
+    return plan_offset(e, p) + (flat ? 0 : e->cpu.seg[p->seg].base);
 }
 
 static enum step exec_vector(struct emu *e, const struct plan *p)
 {
     gva_t linear = 0;
+    bool realign = false;
     enum step step = check_vector(e, p);
     if (unlikely(step != STEP_NEXT))
         return step;
     if (p->mem_access) {
+        realign = (p->flags & EXEC_ALIGNED) && (unchecked_linear(e, p) & (p->mem_bytes - 1u));
+        if (unlikely(realign) &&
+            (p->extra == ALIGN_ALWAYS || (p->extra == ALIGN_UNLESS_MM && !(e->cpu.fpu.mxcsr & MXCSR_MM))))
+            return raise_exception_code(e, VEC_GP, 0);
         step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
         if (unlikely(step != STEP_NEXT))
             return step;
-        if ((linear & (p->mem_bytes - 1u)) && must_be_aligned(e, p))
-            return raise_exception_code(e, VEC_GP, 0);
     }
     if (unlikely((p->flags & EXEC_MXCSR) && (e->cpu.fpu.mxcsr & MXCSR_MASKS) != MXCSR_MASKS))
         step = exec_unmasked(e, p, linear);
+    else if (unlikely(realign))
+        step = exec_realigned(e, p, linear);
     else if (p->mem_access)
         step = exec_at(e, p, linear);
     else
         call_with_flags(e, p, NULL);
-    if (p->flags & EXEC_MMX)
+    if ((p->flags & EXEC_MMX) && e->x87_live)
         __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
     return step;
 }
@@ -343,48 +367,69 @@ static void x87_track(struct emu *e, const struct plan *p)
     }
 }
 
+static void call_x87(struct emu *e, const struct plan *p, void *data)
+{
+    x87_load(e);
+    call_with_flags(e, p, data);
+    __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
+    x87_track(e, p);
+}
+
+/*
+ * An operand that is not plain RAM within one page. A store that raises an unmasked exception leaves its operand as it was, so
+ * a copy has to hold what is there.
+ */
+static enum step exec_x87_mapped(struct emu *e, const struct plan *p, gva_t linear)
+{
+    struct mem_map map;
+    unsigned access = p->mem_access;
+    if (access & PLAN_MEM_WRITE) {
+        x87_sync(e);
+        if (~e->cpu.fpu.fcw & 0x3f)
+            access |= PLAN_MEM_READ;
+    }
+    enum step step = mem_map(e, linear, p->mem_bytes, access, &map);
+    if (step != STEP_NEXT)
+        return step;
+    call_x87(e, p, map.data);
+    return mem_unmap(e, &map);
+}
+
 static enum step exec_x87(struct emu *e, const struct plan *p)
 {
-    enum step step = fpu_check(e, FPU_X87);
     gva_t linear;
+    uint8_t *data = NULL;
+    enum step step = fpu_check(e, FPU_X87);
     if (step == STEP_NEXT && (p->flags & EXEC_WAIT))
         step = x87_check_pending(e);
+    if (step == STEP_NEXT && p->mem_access)
+        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
     if (unlikely(step != STEP_NEXT))
         return step;
     if (p->mem_access) {
-        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
-        if (step == STEP_NEXT && !tlb_host(e, linear, p->mem_bytes, p->mem_access)) {
-            /* The stack must not move when the operand faults. */
-            struct mem_map map;
-            step = mem_map(e, linear, p->mem_bytes, p->mem_access, &map);
-            if (step == STEP_NEXT) {
-                x87_load(e);
-                call_with_flags(e, p, map.data);
-                __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
-                x87_track(e, p);
-                return mem_unmap(e, &map);
-            }
-        }
-        if (unlikely(step != STEP_NEXT))
-            return step;
+        data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
+        if (!data)
+            return exec_x87_mapped(e, p, linear);
     }
-    x87_load(e);
-    call_with_flags(e, p, p->mem_access ? tlb_host(e, linear, p->mem_bytes, p->mem_access) : NULL);
-    __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
-    x87_track(e, p);
-    if (p->mnemonic == ZYDIS_MNEMONIC_FNINIT) {
+    call_x87(e, p, data);
+    return STEP_NEXT;
+}
+
+static enum step exec_fninit(struct emu *e, const struct plan *p)
+{
+    enum step step = exec_x87(e, p);
+    if (step == STEP_NEXT) {
         e->cpu.fpu.fip = e->cpu.fpu.fdp = 0;
         e->cpu.fpu.fop = e->cpu.fpu.fcs = e->cpu.fpu.fds = 0;
     }
-    return STEP_NEXT;
+    return step;
 }
 
 /* ---- choosing ---- */
 
 static bool is_x87(const ZydisDecodedInstruction *insn)
 {
-    return insn->meta.isa_set == ZYDIS_ISA_SET_X87 || insn->meta.isa_set == ZYDIS_ISA_SET_FCMOV ||
-           insn->meta.isa_set == ZYDIS_ISA_SET_SSE3X87;
+    return insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.isa_set == ZYDIS_ISA_SET_SSE3X87;
 }
 
 /* SDM 1, 8.1.8 and 8.6: what leaves the pointers alone, and what does not wait. */
@@ -410,7 +455,7 @@ static void setup_x87(struct plan *p, const ZydisDecodedInstruction *insn)
         break;
     }
     p->flags |= EXEC_X87;
-    p->fn = exec_x87;
+    p->fn = insn->mnemonic == ZYDIS_MNEMONIC_FNINIT ? exec_fninit : exec_x87;
 }
 
 static bool legacy_sse_may_be_misaligned(ZydisMnemonic mnemonic)
@@ -465,12 +510,13 @@ static void setup_vector(struct plan *p, const ZydisDecodedInstruction *insn, bo
     if (aligned_move ||
         (vector && !vex && p->mem_bytes == 16 && !legacy_sse_may_be_misaligned(insn->mnemonic)))
         p->flags |= EXEC_ALIGNED;
-    p->extra = aligned_move;
+    p->extra = aligned_move                              ? ALIGN_ALWAYS
+               : insn->meta.isa_set == ZYDIS_ISA_SET_SHA ? ALIGN_NEVER
+                                                         : ALIGN_UNLESS_MM;
     p->fn = exec_vector;
 }
 
-static void setup_general(struct plan *p, const ZydisDecodedInstruction *insn,
-                          const ZydisDecodedOperand *operands)
+static void setup_general(struct plan *p, const ZydisDecodedInstruction *insn)
 {
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_DIV:
@@ -480,15 +526,6 @@ static void setup_general(struct plan *p, const ZydisDecodedInstruction *insn,
     case ZYDIS_MNEMONIC_CMPXCHG16B:
         p->fn = exec_memory_aligned;
         return;
-    case ZYDIS_MNEMONIC_BT:
-    case ZYDIS_MNEMONIC_BTS:
-    case ZYDIS_MNEMONIC_BTR:
-    case ZYDIS_MNEMONIC_BTC:
-        if (p->mem_access && operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER) {
-            p->fn = exec_bit_string;
-            return;
-        }
-        break;
     default:
         break;
     }
@@ -511,7 +548,7 @@ static enum step exec_vex_general(struct emu *e, const struct plan *p)
 
 void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
 {
-    bool vector = false, mmx = insn->mnemonic == ZYDIS_MNEMONIC_EMMS;
+    bool vector = allow_list_uses_mxcsr(insn), mmx = insn->mnemonic == ZYDIS_MNEMONIC_EMMS;
     const ZydisAccessedFlags *f = insn->cpu_flags;
     if (f && ((f->tested | f->modified | f->set_0 | f->set_1 | f->undefined) & RFLAGS_STATUS))
         p->flags |= EXEC_FLAGS;
@@ -533,5 +570,5 @@ void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn, const 
     else if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
         p->fn = exec_vex_general;
     else
-        setup_general(p, insn, operands);
+        setup_general(p, insn);
 }

@@ -186,23 +186,34 @@ static bool is_wide(const struct plan *p)
     return p->code_size == 8 && p->op_size == 8;
 }
 
+/*
+ * What FXSAVE says of FIP, FDP, FOP and the selectors differs between CPUs: some leave them zero without a pending exception,
+ * some know no selectors. So the host writes the image. The guest's state must be in cpu.fpu.
+ */
 void fx_store_x87(const struct emu *e, const struct plan *p, uint8_t *image)
 {
     const struct fpu_state *f = &e->cpu.fpu;
-    put16(image + FX_FCW, f->fcw);
-    put16(image + FX_FSW, f->fsw);
-    put16(image + FX_FTW, f->ftw);
-    put16(image + FX_FOP, f->fop);
-    put64(image + FX_FIP, f->fip);
-    put64(image + FX_FDP, f->fdp);
-    if (!is_wide(p)) {
-        put32(image + FX_FCS, selectors_are_stored(e) ? f->fcs : 0);
-        put32(image + FX_FDS, selectors_are_stored(e) ? f->fds : 0);
+    struct fx_image in, out;
+    __asm__ volatile("fxsave64 %0" : "=m"(in)::"memory");
+    put16(in.bytes + FX_FCW, f->fcw);
+    put16(in.bytes + FX_FSW, f->fsw);
+    put16(in.bytes + FX_FTW, f->ftw);
+    put16(in.bytes + FX_FOP, f->fop);
+    put64(in.bytes + FX_FIP, f->fip);
+    put64(in.bytes + FX_FDP, f->fdp);
+    memcpy(in.bytes + FX_ST, f->st, sizeof f->st);
+    if (is_wide(p)) {
+        __asm__ volatile("fxrstor64 %1\n\tfxsave64 %0\n\tfninit"
+                         : "=m"(out)
+                         : "m"(in)
+                         : "memory", XMM_CLOBBERS);
+    } else {
+        put32(in.bytes + FX_FCS, f->fcs);
+        put32(in.bytes + FX_FDS, f->fds);
+        __asm__ volatile("fxrstor %1\n\tfxsave %0\n\tfninit" : "=m"(out) : "m"(in) : "memory", XMM_CLOBBERS);
     }
-    for (unsigned i = 0; i < 8; i++) {
-        memcpy(image + FX_ST + 16 * i, f->st[i], 10);
-        memset(image + FX_ST + 16 * i + 10, 0, 6);
-    }
+    memcpy(image, out.bytes, FX_MXCSR);
+    memcpy(image + FX_ST, out.bytes + FX_ST, sizeof f->st);
 }
 
 void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image)

@@ -177,7 +177,7 @@ static struct usage find_usage(const ZydisDecodedInstruction *insn, const ZydisD
         }
     }
     u.vex_vector = u.vector && insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
-    u.mxcsr = u.vector && allow_list_uses_mxcsr(insn);
+    u.mxcsr = allow_list_uses_mxcsr(insn);
     return u;
 }
 

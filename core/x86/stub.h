@@ -64,6 +64,8 @@ enum step x87_check_pending(struct emu *e);
 /* The MXCSR bits that the host CPU has; the others are reserved. */
 uint32_t mxcsr_mask(void);
 
+/* What every MMX instruction does to the x87 state: TOP = 0, all registers valid (SDM 1, 9.5.1). vector_ops.c */
+void mmx_enter(struct fpu_state *f);
 /* The parts of the FXSAVE image, which XSAVE shares; p tells the format. fpu_state.c */
 void fx_store_x87(const struct emu *e, const struct plan *p, uint8_t *image);
 void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image);

@@ -89,8 +89,7 @@ static enum step do_maskmovdqu(struct emu *e, const struct plan *p)
     return masked_store(e, p, &m, e->cpu.gpr[GPR_RDI], e->cpu.fpu.ymm[p->reg[0]]);
 }
 
-/* As every MMX instruction it sets TOP to 0 and marks all registers valid (SDM 1, 9.5.1). */
-static void enter_mmx(struct fpu_state *f)
+void mmx_enter(struct fpu_state *f)
 {
     uint8_t st[8][16];
     unsigned top = (f->fsw >> 11) & 7;
@@ -114,7 +113,7 @@ static enum step do_maskmovq(struct emu *e, const struct plan *p)
     struct masked m = mask_of(f->st[(p->reg[1] - top) & 7], 8, 1);
     step = masked_store(e, p, &m, e->cpu.gpr[GPR_RDI], f->st[(p->reg[0] - top) & 7]);
     if (step == STEP_NEXT)
-        enter_mmx(f);
+        mmx_enter(f);
     return step;
 }
 
@@ -170,11 +169,9 @@ static enum step do_gather(struct emu *e, const struct plan *p)
     struct gather g = gather_shape(p);
     uint8_t *dest = e->cpu.fpu.ymm[p->reg[0]], *mask = e->cpu.fpu.ymm[p->reg[1]];
     size_t size = g.data_bytes, used = g.count * size;
-    for (unsigned i = 0; i < g.count; i++)
-        memset(mask + i * size, mask[i * size + size - 1] >> 7 ? 0xff : 0, size);
     for (unsigned i = 0; i < g.count; i++) {
         gva_t linear;
-        if (!mask[i * size])
+        if (!(mask[i * size + size - 1] >> 7))
             continue;
         step = element_linear(e, p, gather_offset(e, p, &g, i), g.data_bytes, ACCESS_READ, &linear);
         if (step == STEP_NEXT)
