@@ -216,10 +216,7 @@ static void lines_agree_with_libdw(void **state)
 
 static void images_that_are_not_elf_give_an_empty_table(void **state)
 {
-    static const char *const texts[] = {"", "\x7f",
-                                        "\x7f"
-                                        "ELF",
-                                        "#!/bin/sh\n", "!<arch>\n"};
+    static const char *const texts[] = {"", "\177", "\177ELF", "#!/bin/sh\n", "!<arch>\n"};
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         struct symbols *s;
