@@ -1,0 +1,307 @@
+/*
+ * A guest that behaves badly, in a way of its choice: mode=NAME, count=N, seed=N. Whatever it does must end in a
+ * guest's end (exit, triple fault, timeout), never in a crash of ours.
+ */
+#include "cpu.h"
+
+#define EXIT_PORT 0xf4
+
+static uint64_t random_state = 0x243f6a8885a308d3;
+
+static uint64_t random_number(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static uint64_t count;
+
+/* Faults of the modes that provoke them: goes on at R15. */
+static void skip(struct interrupt_frame *f)
+{
+    f->rip = f->r15;
+}
+
+static void skip_faults(void)
+{
+    for (unsigned vector = 0; vector < 32; vector++)
+        interrupt_set_handler(vector, skip);
+}
+
+/* Runs one instruction; a fault skips it. */
+#define TRY(instruction, ...)                                                                                \
+    __asm__ volatile("lea 9f(%%rip), %%r15\n\t" instruction "\n9:"                                           \
+                     :                                                                                       \
+                     : __VA_ARGS__                                                                           \
+                     : "rax", "r15", "memory", "cc")
+
+static void ports(void)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t r = random_number();
+        uint16_t port = (uint16_t)r;
+        /* Not the exit and reset ports, and not what would flood the console. */
+        if ((port >= EXIT_PORT - 3 && port <= EXIT_PORT) || (port >= 0x61 && port <= 0x64) ||
+            (port >= 0x8f && port <= 0x92) || (port >= 0x3f5 && port <= 0x3f8) ||
+            (port >= 0xe6 && port <= 0xe9) || (port >= 0xcf6 && port <= 0xcf9))
+            continue;
+        switch (r >> 16 & 7) {
+        case 0:
+            out8(port, (uint8_t)(r >> 32));
+            break;
+        case 1:
+            out16(port, (uint16_t)(r >> 32));
+            break;
+        case 2:
+            out32(port, (uint32_t)(r >> 32));
+            break;
+        case 3:
+            (void)in8(port);
+            break;
+        case 4:
+            (void)in16(port);
+            break;
+        default:
+            (void)in32(port);
+            break;
+        }
+    }
+}
+
+/* Where there is no RAM: from 3 GiB to 4 GiB. Any size, any alignment. */
+static void mmio(void)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t r = random_number();
+        volatile void *p = (volatile void *)(0xc0000000 + (r >> 8) % 0x3fffff00);
+        switch (r & 7) {
+        case 0:
+            *(volatile uint8_t *)p = (uint8_t)r;
+            break;
+        case 1:
+            *(volatile uint16_t *)p = (uint16_t)r;
+            break;
+        case 2:
+            *(volatile uint32_t *)p = (uint32_t)r;
+            break;
+        case 3:
+            *(volatile uint64_t *)p = r;
+            break;
+        case 4:
+            (void)*(volatile uint8_t *)p;
+            break;
+        case 5:
+            (void)*(volatile uint16_t *)p;
+            break;
+        case 6:
+            (void)*(volatile uint32_t *)p;
+            break;
+        default:
+            (void)*(volatile uint64_t *)p;
+            break;
+        }
+    }
+}
+
+/* Random page tables for the second 512 GiB, and accesses all over them. */
+static void tables(void)
+{
+    uint64_t *root = paging_init(0x400000);
+    uint64_t *table[4];
+    for (unsigned i = 0; i < ARRAY_LEN(table); i++)
+        table[i] = page_allocate();
+    root[1] = (uintptr_t)table[0] | 7;
+    for (uint64_t i = 0; i < count; i++) {
+        for (unsigned j = 0; j < 64; j++) {
+            uint64_t r = random_number(), entry = r;
+            if (r & 1) /* half of them lead on, to itself too, the others anywhere */
+                entry = (uintptr_t)table[r >> 8 & 3] | (r >> 16 & 0xfff);
+            table[r >> 32 & 3][r >> 40 & 511] = entry;
+        }
+        write_cr3((uintptr_t)root);
+        for (unsigned j = 0; j < 64; j++) {
+            uint64_t r = random_number();
+            uint64_t address = 0x8000000000 | (r & 0x7fffffffff);
+            if (r >> 60 == 0)
+                TRY("jmp *%0", "r"(address));
+            else
+                TRY("mov (%0), %%rax", "r"(address));
+        }
+    }
+}
+/* Random control registers, MSRs and selectors. What takes effect may well end the guest. */
+static void system_registers(void)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t r = random_number(), value = random_number() >> (r >> 8 & 63);
+        switch (r & 7) {
+        case 0:
+            TRY("mov %0, %%cr0", "r"(read_cr0() ^ (uint64_t)1 << (value & 63)));
+            break;
+        case 1:
+            TRY("mov %%cr4, %%rax; xor %0, %%rax; mov %%rax, %%cr4", "r"((uint64_t)1 << (value & 31)));
+            break;
+        case 2:
+            TRY("mov %0, %%cr8", "r"(value));
+            break;
+        case 3:
+            TRY("mov %1, %%eax; wrmsr", "c"((uint32_t)(r >> 32) & 0xc0000fff), "r"((uint32_t)value),
+                "d"((uint32_t)(value >> 32)));
+            break;
+        case 4:
+            TRY("push %%rdx; rdmsr; pop %%rdx", "c"((uint32_t)(r >> 32)));
+            break;
+        case 5:
+            TRY("mov %w0, %%fs", "r"((uint32_t)value));
+            break;
+        case 6:
+            TRY("lldt %w0", "r"((uint32_t)value));
+            break;
+        default:
+            TRY("mov %0, %%dr7", "r"(value & ~0xffull)); /* no breakpoint becomes active */
+            break;
+        }
+    }
+}
+
+static void triple_fault(void)
+{
+    struct __attribute__((packed)) {
+        uint16_t limit;
+        uint64_t base;
+    } none = {0, 0};
+    __asm__ volatile("lidt %0; ud2" : : "m"(none));
+}
+
+static void bad_cr3(void)
+{
+    write_cr3(0xfffff0000);
+}
+
+static void bad_stack(void)
+{
+    __asm__ volatile("mov %0, %%rsp; push %%rax" : : "r"(0x8000000000000000) : "memory");
+}
+
+static void no_change(struct interrupt_frame *f)
+{
+    (void)f;
+}
+
+static void endless_ud(void)
+{
+    interrupt_set_handler(VECTOR_INVALID_OPCODE, no_change);
+    __asm__ volatile("ud2");
+}
+
+static void endless_pf(void)
+{
+    interrupt_set_handler(VECTOR_PAGE_FAULT, no_change);
+    paging_init(0x400000);
+    (void)*(volatile uint64_t *)0x40000000;
+}
+
+static void fault_again(struct interrupt_frame *f)
+{
+    (void)f;
+    __asm__ volatile("ud2");
+}
+
+/* Every fault inside the handler of the one before: the stack grows down over everything. */
+static void nested_faults(void)
+{
+    interrupt_set_handler(VECTOR_INVALID_OPCODE, fault_again);
+    __asm__ volatile("ud2");
+}
+
+static void huge_rep_ram(void)
+{
+    void *to = (void *)0x1000000;
+    uint64_t length = (uint64_t)1 << 62;
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(length) : "a"(0) : "memory");
+}
+
+static void huge_rep_mmio(void)
+{
+    void *to = (void *)0xd0000000;
+    uint64_t length = (uint64_t)1 << 28;
+    __asm__ volatile("rep stosq" : "+D"(to), "+c"(length) : "a"(0) : "memory");
+}
+
+static void huge_rep_port(void)
+{
+    const void *from = (const void *)0x100000;
+    uint64_t length = (uint64_t)1 << 32;
+    __asm__ volatile("rep outsb" : "+S"(from), "+c"(length) : "d"(0x1234) : "memory");
+}
+
+static void halt(void)
+{
+    __asm__ volatile("cli; hlt");
+}
+
+static void spin(void)
+{
+    __asm__ volatile("cli; jmp .");
+}
+
+static void jump_to(uint64_t address)
+{
+    __asm__ volatile("jmp *%0" : : "r"(address));
+}
+
+static void nowhere(void)
+{
+    jump_to(0xd0000000); /* neither RAM nor device */
+}
+
+static void not_canonical(void)
+{
+    jump_to(0x8000000000000000);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+    bool faults_expected;
+} modes[] = {
+    {"ports", ports, false},
+    {"mmio", mmio, false},
+    {"tables", tables, true},
+    {"system", system_registers, true},
+    {"triple", triple_fault, false},
+    {"cr3", bad_cr3, false},
+    {"stack", bad_stack, false},
+    {"ud", endless_ud, false},
+    {"pf", endless_pf, false},
+    {"nested", nested_faults, false},
+    {"rep-ram", huge_rep_ram, false},
+    {"rep-mmio", huge_rep_mmio, false},
+    {"rep-port", huge_rep_port, false},
+    {"halt", halt, false},
+    {"spin", spin, false},
+    {"nowhere", nowhere, false},
+    {"not-canonical", not_canonical, false},
+};
+
+void guest_main(void)
+{
+    char name[32];
+    option_string("mode", name, sizeof(name));
+    count = option_number("count", 1000);
+    random_state += option_number("seed", 0) * 0x9e3779b97f4a7c15;
+    gdt_init();
+    idt_init();
+    for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
+        if (strcmp(modes[i].name, name) != 0)
+            continue;
+        print("mode %s\n", name);
+        if (modes[i].faults_expected)
+            skip_faults();
+        modes[i].run();
+        guest_exit(0);
+    }
+    panic("no such mode: \"%s\"", name);
+}
