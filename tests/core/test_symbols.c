@@ -157,6 +157,19 @@ static void a_short_buffer_is_cut_and_terminated(void **state)
     symbols_destroy(NULL);
 }
 
+/* The compilation unit of an address, found without .debug_aranges, which clang leaves out. */
+static bool unit_by_libdw(Dwarf *dwarf, gva_t address, Dwarf_Die *unit)
+{
+    Dwarf_Off offset = 0, next;
+    size_t header_bytes;
+    while (dwarf_nextcu(dwarf, offset, &next, &header_bytes, NULL, NULL, NULL) == 0) {
+        if (dwarf_offdie(dwarf, offset + header_bytes, unit) && dwarf_haspc(unit, address) > 0)
+            return true;
+        offset = next;
+    }
+    return false;
+}
+
 /* What libdw says about an address: "file:line", or "". */
 static void line_by_libdw(Dwarf *dwarf, gva_t address, char *out, size_t size)
 {
@@ -164,7 +177,7 @@ static void line_by_libdw(Dwarf *dwarf, gva_t address, char *out, size_t size)
     int line = 0;
     const char *file = NULL;
     out[0] = '\0';
-    if (!dwarf_addrdie(dwarf, address, &unit))
+    if (!unit_by_libdw(dwarf, address, &unit))
         return;
     Dwarf_Line *row = dwarf_getsrc_die(&unit, address);
     if (row && dwarf_lineno(row, &line) == 0 && (file = dwarf_linesrc(row, NULL, NULL)) != NULL)
