@@ -397,14 +397,27 @@ class Unsealed(Case):
             self.assertTrue(self.is_sealed(), command)
 
     def test_a_trace_that_cannot_be_written_is_used_as_it_is(self):
-        if os.geteuid() == 0:
-            self.skipTest("root may write everything")
         os.chmod(self.trace, 0o444)
-        result = self.check(run("replay", self.trace), 0)
+        os.chmod(self.folder, 0o755)
+        program = shutil.copy(DEJAVM, self.path("dejavm"))
+        other_user = {"user": 65534} if os.geteuid() == 0 else {}  # root may write everything
+
+        def run_here(*arguments):
+            return self.check(subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, timeout=TIMEOUT, cwd="/", **other_user), 0)
+
+        result = run_here("replay", self.trace)
         self.assertEqual(result.stdout, self.recording.stdout)
         self.assertIn("not sealed", result.stderr.decode())
-        self.check(run("state", self.trace, "--at", "50%"), 0)
-        self.check(run("verify", self.trace), 0)
+        self.assertIn("exact", run_here("verify", self.trace).stdout.decode())
+        unsealed = run_here("state", "--json", self.trace, "--at", "50%").stdout
+        unsealed_end = run_here("state", "--json", self.trace).stdout
+        events = len(run_here("dump", self.trace).stdout.splitlines())
+        self.assertFalse(self.is_sealed())
+        os.chmod(self.trace, 0o644)
+        self.assertEqual(self.check(run("state", "--json", self.trace, "--at", "50%"), 0).stdout, unsealed)
+        self.assertEqual(self.check(run("state", "--json", self.trace), 0).stdout, unsealed_end)
+        self.assertEqual(len(run("dump", self.trace).stdout.splitlines()), events)
 
     def test_force_replaces(self):
         self.check(run("record", self.guest, cwd=self.folder), 1)
