@@ -323,7 +323,9 @@ enum step deliver_fault(struct emu *e)
         if (step != STEP_FAULT)
             return step;
         note_page_fault(e);
-        if (f.vector == VEC_DF) {
+        /* #AC on the stack of a CPL 3 #AC handler would go on for ever in the processor; nothing can end that. */
+        bool endless = f.vector == VEC_AC && e->fault.vector == VEC_AC;
+        if (f.vector == VEC_DF || endless) {
             e->cpu.activity = ACTIVITY_SHUTDOWN;
             e->cpu.shadow = SHADOW_NONE;
             return STEP_NEXT;
