@@ -89,13 +89,18 @@ static uint8_t address_register(ZydisRegister reg)
     return register_operand(reg);
 }
 
-static void fill_memory(struct plan *p, const ZydisDecodedOperand *o)
+static void fill_memory(struct plan *p, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *o)
 {
     p->seg = segment_number(o->mem.segment);
     p->base = address_register(o->mem.base);
     p->index = address_register(o->mem.index);
     p->scale = o->mem.scale ? o->mem.scale : 1;
     p->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+    /* SIB base 101 with mod 00 is "no base" whatever REX.B says (SDM 2, table 2-5); Zydis 4.0 can name R13D. */
+    if ((insn->attributes & ZYDIS_ATTRIB_HAS_SIB) && insn->raw.modrm.mod == 0 && insn->raw.sib.base == 5) {
+        p->base = PLAN_NO_REG;
+        p->disp = insn->raw.disp.value;
+    }
     if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
         return;
     if (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
@@ -122,7 +127,7 @@ static void fill_operands(struct plan *p, const ZydisDecodedInstruction *insn,
             break;
         case ZYDIS_OPERAND_TYPE_MEMORY:
             p->reg_is_memory |= (uint8_t)(1u << count);
-            fill_memory(p, o);
+            fill_memory(p, insn, o);
             break;
         case ZYDIS_OPERAND_TYPE_IMMEDIATE:
             if (immediates++ == 0)

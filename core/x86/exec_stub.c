@@ -285,7 +285,7 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
     if (found & unmasked) {
         restore(e, &before);
         e->cpu.fpu.mxcsr = mxcsr | found;
-        if (p->flags & EXEC_MMX)
+        if ((p->flags & EXEC_MMX) && !(p->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS && p->mem_access))
             mmx_enter(&e->cpu.fpu);
         return raise_exception(e, e->cpu.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
     }
@@ -429,7 +429,8 @@ static enum step exec_fninit(struct emu *e, const struct plan *p)
 
 static bool is_x87(const ZydisDecodedInstruction *insn)
 {
-    return insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 || insn->meta.isa_set == ZYDIS_ISA_SET_SSE3X87;
+    return insn->meta.category == ZYDIS_CATEGORY_X87_ALU || insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+           insn->mnemonic == ZYDIS_MNEMONIC_FISTTP;
 }
 
 /* SDM 1, 8.1.8 and 8.6: what leaves the pointers alone, and what does not wait. */

@@ -160,7 +160,7 @@ static uint64_t gather_offset(const struct emu *e, const struct plan *p, const s
     return base + (uint64_t)index * p->scale + (uint64_t)p->disp;
 }
 
-/* An element that is done has its mask cleared, so that the instruction can go on after a fault. */
+/* An element that is done, or not wanted, has its mask cleared, so that the instruction can go on after a fault. */
 static enum step do_gather(struct emu *e, const struct plan *p)
 {
     enum step step = fpu_check(e, FPU_AVX);
@@ -171,8 +171,10 @@ static enum step do_gather(struct emu *e, const struct plan *p)
     size_t size = g.data_bytes, used = g.count * size;
     for (unsigned i = 0; i < g.count; i++) {
         gva_t linear;
-        if (!(mask[i * size + size - 1] >> 7))
+        if (!(mask[i * size + size - 1] >> 7)) {
+            memset(mask + i * size, 0, size);
             continue;
+        }
         step = element_linear(e, p, gather_offset(e, p, &g, i), g.data_bytes, ACCESS_READ, &linear);
         if (step == STEP_NEXT)
             step = mem_read(e, linear, dest + i * size, size);
