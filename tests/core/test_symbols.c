@@ -170,7 +170,7 @@ static bool unit_by_libdw(Dwarf *dwarf, gva_t address, Dwarf_Die *unit)
     return false;
 }
 
-/* What libdw says about an address: "file:line", or "". */
+/* What libdw says about an address: "file:line"; "" where nothing is known, or the line is 0 (code of no source line). */
 static void line_by_libdw(Dwarf *dwarf, gva_t address, char *out, size_t size)
 {
     Dwarf_Die unit;
@@ -180,7 +180,7 @@ static void line_by_libdw(Dwarf *dwarf, gva_t address, char *out, size_t size)
     if (!unit_by_libdw(dwarf, address, &unit))
         return;
     Dwarf_Line *row = dwarf_getsrc_die(&unit, address);
-    if (row && dwarf_lineno(row, &line) == 0 && (file = dwarf_linesrc(row, NULL, NULL)) != NULL)
+    if (row && dwarf_lineno(row, &line) == 0 && line > 0 && (file = dwarf_linesrc(row, NULL, NULL)) != NULL)
         snprintf(out, size, "(%s:%d)", strrchr(file, '/') ? strrchr(file, '/') + 1 : file, line);
 }
 
