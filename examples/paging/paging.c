@@ -7,7 +7,7 @@
 /* Virtual addresses that nothing else uses. 2 MiB boundaries, so that each has a page table of its own. */
 #define DEMAND_START    0x40000000ul /* 4 KiB pages, made when touched */
 #define DEMAND_END      0x40010000ul
-#define SUPERVISOR_PAGE 0x50000000ul /* user_probe.S knows it, too */
+#define SUPERVISOR_PAGE 0x50000000ul /* probe.user.S knows it, too */
 #define READ_ONLY_PAGE  0x60000000ul
 #define NO_EXECUTE_PAGE 0x60200000ul
 #define ACCESSED_PAGE   0x60400000ul

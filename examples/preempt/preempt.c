@@ -12,7 +12,7 @@
 #include "cpu.h"
 
 #define TASK_MAX       6
-#define STACK_BYTES    4096 /* user_tasks.S */
+#define STACK_BYTES    4096 /* tasks.user.S */
 #define WITNESS_WORDS  4
 #define IDENTITY_BYTES 0x1000000ul
 

@@ -1,4 +1,4 @@
-/* What the kernel (racy.c) and its threads (user_list.c) share. */
+/* What the kernel (racy.c) and its threads (list.user.c) share. */
 #ifndef RACY_LIST_H
 #define RACY_LIST_H
 

@@ -1,6 +1,6 @@
 /*
  * A small kernel that runs three ring-3 threads in turn, one timer tick each, until one of them finds that their
- * shared list is corrupted (see user_list.c for the bug), or until all ticks went by and all is well: in about
+ * shared list is corrupted (see list.user.c for the bug), or until all ticks went by and all is well: in about
  * half of the runs, each.
  *
  * Exit status: 1 after a panic, else 0. Command line: ticks=N (24), rate=HZ (1000).
