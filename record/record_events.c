@@ -7,6 +7,37 @@
 
 #include "core/x86/inspect.h"
 
+static void add_memory_words(struct recorder *r, const struct vcpu_state *state, struct landmark *landmark)
+{
+    struct x86_witness witnesses[X86_WITNESS_MAX];
+    unsigned count = x86_witnesses(r->ram, state, witnesses);
+    for (unsigned i = 0; i < count && i < LANDMARK_MAX_WITNESSES; i++) {
+        landmark->witness[i].address = witnesses[i].address;
+        landmark->witness[i].value = witnesses[i].value;
+        landmark->witness_count = i + 1;
+    }
+    struct x86_walk_step entries[X86_UPCOMING_MAX];
+    count = x86_upcoming_entries(r->ram, state, entries);
+    for (unsigned i = 0; i < count && i < LANDMARK_MAX_ENTRIES; i++) {
+        landmark->entry[i].gpa = entries[i].entry;
+        landmark->entry[i].value = entries[i].value;
+        landmark->entry_count = i + 1;
+    }
+}
+
+static void add_changed_pages(struct recorder *r, struct landmark *landmark)
+{
+    ram_tracker_sort_changed(&r->tracker);
+    for (size_t i = 0; i < r->tracker.changed_count && i < LANDMARK_MAX_PAGES; i++) {
+        uint32_t page = r->tracker.changed[i];
+        r->landmark_pages[i] = (struct landmark_page){.gfn = ram_gfn_of_page(r->ram, page),
+                                                      .digest = r->tracker.terms[page].low};
+        landmark->page_count = i + 1;
+    }
+    landmark->pages = r->landmark_pages;
+    ram_tracker_clear_changed(&r->tracker);
+}
+
 /* Everything that names this boundary, by the registers and by what changed in RAM since the last landmark. */
 static int build_landmark(struct recorder *r, struct landmark *landmark, struct error *err)
 {
@@ -18,24 +49,10 @@ static int build_landmark(struct recorder *r, struct landmark *landmark, struct 
     *landmark = (struct landmark){.rip = state->rip,
                                   .rflags = state->rflags,
                                   .fpu_hash = fpu_state_hash(&state->fpu),
-                                  .elapsed_ns = machine_clock_ns(r->machine) - r->last_place_ns,
-                                  .pages = r->landmark_pages};
+                                  .elapsed_ns = machine_clock_ns(r->machine) - r->last_place_ns};
     memcpy(landmark->gpr, state->gpr, sizeof(landmark->gpr));
-    struct x86_witness witnesses[X86_WITNESS_MAX];
-    unsigned count = x86_witnesses(r->ram, state, witnesses);
-    for (unsigned i = 0; i < count && i < LANDMARK_MAX_WITNESSES; i++) {
-        landmark->witness[i].address = witnesses[i].address;
-        landmark->witness[i].value = witnesses[i].value;
-        landmark->witness_count = i + 1;
-    }
-    ram_tracker_sort_changed(&r->tracker);
-    for (size_t i = 0; i < r->tracker.changed_count && i < LANDMARK_MAX_PAGES; i++) {
-        uint32_t page = r->tracker.changed[i];
-        r->landmark_pages[i] = (struct landmark_page){.gfn = ram_gfn_of_page(r->ram, page),
-                                                      .digest = r->tracker.terms[page].low};
-        landmark->page_count = i + 1;
-    }
-    ram_tracker_clear_changed(&r->tracker);
+    add_memory_words(r, state, landmark);
+    add_changed_pages(r, landmark);
     return 0;
 }
 

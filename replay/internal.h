@@ -3,6 +3,7 @@
  *
  *   replay.c           opens and closes; questions about where it stands
  *   replay_run.c       the run: executes up to the next event, applies it, checks it
+ *   landmark.c         finds the boundary that a landmark describes
  *   replay_boundary.c  the boundary: answers from the trace, checks outputs
  *   replay_keyframe.c  loads and stores keyframes; seeking
  *   replay_seal.c      the first replay of a trace: finds positions, writes keyframes
@@ -73,6 +74,14 @@ extern const struct boundary_ops replay_boundary_ops;
 int replay_fetch(struct replay *r, struct error *err) must_check;
 /* The next event has happened at position. */
 int replay_consume(struct replay *r, position_t position, struct error *err) must_check;
+
+/* landmark.c */
+/* Sets up the search for the landmark of the next event, if it has one and its position is not known. */
+void landmark_prepare(struct replay *r);
+/* Diverges when the search has gone on for longer than the recording can have. */
+int landmark_check_search(struct replay *r, struct error *err) must_check;
+/* At the landmark's boundary: sets the A and D bits that the recording's CPU had set ahead of the instruction. */
+void landmark_apply_entries(struct replay *r);
 
 /* replay_keyframe.c */
 int replay_load_keyframe(struct replay *r, uint64_t index, struct error *err) must_check;

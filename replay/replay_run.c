@@ -4,16 +4,7 @@
 #include <string.h>
 
 #include "core/x86/emu.h"
-#include "core/x86/inspect.h"
 #include "replay/internal.h"
-
-#define RF_AS_RECORDED RFLAGS_RF
-
-/* Steps that a host CPU cannot exceed in a nanosecond, REP iterations included, and slack for a late clock. */
-#define SEARCH_STEPS_PER_NS 64u
-#define SEARCH_SLACK_STEPS  50000000u
-
-static bool accept_boundary(void *context, const struct vcpu_state *state);
 
 /* ---- the stream ---- */
 
@@ -48,20 +39,6 @@ static void give_annotation(struct replay *r)
         r->hooks.console(r->hooks.context, r->next.source, r->next.data, r->next.data_length);
 }
 
-static void prepare_search(struct replay *r)
-{
-    if (r->next.place != PLACE_LANDMARK || r->next.position != POSITION_UNKNOWN)
-        return;
-    const struct landmark *l = r->next.landmark;
-    r->search = (struct landmark_search){.start = replay_position(r)};
-    r->match = (struct engine_match){.rip = l->rip,
-                                     .rflags = l->rflags,
-                                     .rflags_ignore = RF_AS_RECORDED,
-                                     .accept = accept_boundary,
-                                     .context = r};
-    memcpy(r->match.gpr, l->gpr, sizeof(r->match.gpr));
-}
-
 int replay_fetch(struct replay *r, struct error *err)
 {
     for (;;) {
@@ -72,7 +49,7 @@ int replay_fetch(struct replay *r, struct error *err)
         if (!r->have_next)
             return 0;
         if (!is_annotation(&r->next)) {
-            prepare_search(r);
+            landmark_prepare(r);
             return 0;
         }
         give_annotation(r);
@@ -87,78 +64,6 @@ int replay_consume(struct replay *r, position_t position, struct error *err)
     remember(r, &r->next, position);
     int status = note_position(r, position, err);
     return status < 0 ? status : replay_fetch(r, err);
-}
-
-/* ---- landmarks ---- */
-
-static bool witnesses_agree(const struct replay *r, const struct landmark *l, const struct vcpu_state *state)
-{
-    for (unsigned i = 0; i < l->witness_count; i++) {
-        if (x86_witness_value(r->ram, state, l->witness[i].address) != l->witness[i].value)
-            return false;
-    }
-    return true;
-}
-
-static bool page_agrees(struct replay *r, const struct landmark_page *page)
-{
-    const uint8_t *bytes = ram_frame(r->ram, page->gfn);
-    if (bytes && ram_digest_term(bytes, page->gfn).low == page->digest)
-        return true;
-    r->search.page_gfn = page->gfn;
-    return false;
-}
-
-static bool pages_agree(struct replay *r, const struct landmark *l)
-{
-    if (r->search.hint < l->page_count && !page_agrees(r, &l->pages[r->search.hint]))
-        return false;
-    for (size_t i = 0; i < l->page_count; i++) {
-        if (!page_agrees(r, &l->pages[i])) {
-            r->search.hint = i;
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Registers are equal: is the rest? The first boundary where all of it is equal is the landmark's, or has the same future. */
-static bool accept_boundary(void *context, const struct vcpu_state *state)
-{
-    struct replay *r = context;
-    const struct landmark *l = r->next.landmark;
-    r->search.registers_equal++;
-    if (!witnesses_agree(r, l, state)) {
-        r->search.witness_differs++;
-        return false;
-    }
-    if (fpu_state_hash(&state->fpu) != l->fpu_hash) {
-        r->search.fpu_differs++;
-        return false;
-    }
-    if (!pages_agree(r, l)) {
-        r->search.page_differs++;
-        return false;
-    }
-    return true;
-}
-
-static int check_search(struct replay *r, struct error *err)
-{
-    uint64_t bound;
-    if (__builtin_mul_overflow(r->next.landmark->elapsed_ns, SEARCH_STEPS_PER_NS, &bound) ||
-        __builtin_add_overflow(bound, SEARCH_SLACK_STEPS, &bound))
-        bound = UINT64_MAX;
-    position_t searched = replay_position(r) - r->search.start;
-    if (searched <= bound)
-        return 0;
-    return replay_diverged(
-        r, err,
-        "the landmark of the next event (RIP 0x%" PRIx64 ") was not found in %" PRIu64
-        " steps since position %" PRIu64 ": %" PRIu64 " boundaries had its registers, of which %" PRIu64
-        " differed in memory words, %" PRIu64 " in FPU state, %" PRIu64 " in a page (frame 0x%" PRIx64 ")",
-        r->next.landmark->rip, searched, r->search.start, r->search.registers_equal,
-        r->search.witness_differs, r->search.fpu_differs, r->search.page_differs, r->search.page_gfn);
 }
 
 /* ---- applying events that the guest does not make itself ---- */
@@ -269,6 +174,7 @@ static int apply_end(struct replay *r, struct error *err)
 
 static int apply(struct replay *r, struct error *err)
 {
+    landmark_apply_entries(r);
     switch (r->next.type) {
     case EVENT_INTERRUPT:
         return apply_interrupt(r, err);
@@ -366,7 +272,7 @@ static int execute(struct replay *r, position_t target, bool *matched, struct er
         return 0;
     int status = after_stop(r, stop, matched, err);
     if (status == 0 && searching && !*matched && r->have_next && r->next.place == PLACE_LANDMARK)
-        status = check_search(r, err);
+        status = landmark_check_search(r, err);
     if (status == 0 && r->hooks.progress &&
         r->hooks.progress(r->hooks.context, replay_position(r), r->totals.events))
         status = error_set(err, -EINTR, "interrupted at position %" PRIu64, replay_position(r));

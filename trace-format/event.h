@@ -50,6 +50,7 @@ enum trace_end {
 };
 
 #define LANDMARK_MAX_WITNESSES 8
+#define LANDMARK_MAX_ENTRIES   32
 #define LANDMARK_MAX_PAGES     65536u
 #define EVENT_MAX_DATA         ((size_t)1 << 20) /* DMA and console data; writers split longer ones */
 
@@ -72,6 +73,15 @@ struct landmark {
         gva_t address;
         uint64_t value;
     } witness[LANDMARK_MAX_WITNESSES];
+    /*
+     * Page-table entries that the next instruction uses, as they were. The processor may have set A and D bits in them for an
+     * instruction that it had begun and did not complete: these bits are an input, and replay sets them here.
+     */
+    unsigned entry_count;
+    struct {
+        gpa_t gpa;
+        uint64_t value;
+    } entry[LANDMARK_MAX_ENTRIES];
     size_t page_count; /* at most LANDMARK_MAX_PAGES */
     const struct landmark_page *pages;
 };

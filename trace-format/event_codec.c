@@ -12,7 +12,7 @@ enum {
     SOURCE_FLAG = 0x80, /* CPU_READ: event.flag, next to the source */
 };
 
-#define ENCODED_FIXED_MAX ((size_t)512) /* all but data and landmark pages; a landmark's registers included */
+#define ENCODED_FIXED_MAX ((size_t)2048) /* all but data and landmark pages; a landmark's registers included */
 #define PAGE_ENCODED_MAX  ((size_t)18)
 #define PAGE_ENCODED_MIN  ((size_t)9)
 
@@ -67,12 +67,12 @@ int event_check(const struct event *e, struct error *err)
     if (e->type < EVENT_PIO_READ || e->type >= EVENT_TYPE_COUNT || (unsigned)e->place > PLACE_PREVIOUS)
         return error_set(err, -EINVAL, "event of type %d at place %d does not exist", (int)e->type,
                          (int)e->place);
-    const char *why = wrong_fields(e);
-    if (why)
-        return error_set(err, -EINVAL, "%s event: %s", event_type_name(e->type), why);
     if (has_data(e->type) && e->data_length > EVENT_MAX_DATA)
         return error_set(err, -EMSGSIZE, "%s event with %zu bytes of data; at most %zu fit",
                          event_type_name(e->type), e->data_length, EVENT_MAX_DATA);
+    const char *why = wrong_fields(e);
+    if (why)
+        return error_set(err, -EINVAL, "%s event: %s", event_type_name(e->type), why);
     if ((e->place == PLACE_LANDMARK) != (e->landmark != NULL))
         return error_set(err, -EINVAL, "%s event: a landmark goes with the place of that name",
                          event_type_name(e->type));
@@ -120,6 +120,12 @@ static void encode_landmark(struct event_context *c, struct buffer *out, const s
     for (unsigned i = 0; i < l->witness_count; i++) {
         put_difference(out, l->witness[i].address, &last);
         buffer_put_varint(out, l->witness[i].value);
+    }
+    buffer_put_u8(out, (uint8_t)l->entry_count);
+    last = 0;
+    for (unsigned i = 0; i < l->entry_count; i++) {
+        put_difference(out, l->entry[i].gpa, &last);
+        buffer_put_varint(out, l->entry[i].value);
     }
     buffer_put_varint(out, l->page_count);
     last = 0;
@@ -241,6 +247,16 @@ static int decode_landmark(struct event_decoder *d, struct reader *in, const cha
     for (unsigned i = 0; i < l->witness_count; i++) {
         l->witness[i].address = get_difference(in, &last);
         l->witness[i].value = reader_varint(in);
+    }
+    l->entry_count = reader_u8(in);
+    if (l->entry_count > LANDMARK_MAX_ENTRIES) {
+        *why = "landmark with more page-table entries than allowed";
+        return -EBADMSG;
+    }
+    last = 0;
+    for (unsigned i = 0; i < l->entry_count; i++) {
+        l->entry[i].gpa = get_difference(in, &last);
+        l->entry[i].value = reader_varint(in);
     }
     uint64_t count = reader_varint(in);
     if (count > LANDMARK_MAX_PAGES || count > reader_left(in) / PAGE_ENCODED_MIN) {

@@ -48,34 +48,56 @@ static gpa_t large_base(const struct paging *mode, uint64_t entry, unsigned shif
     return entry & PTE_ADDRESS & ~((1ull << shift) - 1);
 }
 
-int x86_translate(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, gpa_t *gpa)
+static bool read_entry(const struct guest_ram *ram, const struct paging *mode, gpa_t at, unsigned level,
+                       struct x86_walk *out)
 {
+    uint64_t value = 0;
+    if (ram_read(ram, at, &value, mode->entry_bytes) != 0)
+        return false;
+    out->step[out->count++] = (struct x86_walk_step){
+        .entry = at, .value = value, .level = (uint8_t)level, .bytes = (uint8_t)mode->entry_bytes};
+    return (value & PTE_P) != 0;
+}
+
+void x86_walk(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, struct x86_walk *out)
+{
+    *out = (struct x86_walk){.page_shift = PAGE_SHIFT};
     if (!(state->efer & EFER_LMA))
         gva = (uint32_t)gva;
     else if ((uint64_t)((int64_t)(gva << 16) >> 16) != gva)
-        return -EFAULT;
+        return;
     if (!(state->cr0 & CR0_PG)) {
-        *gpa = gva;
-        return 0;
+        out->gpa = gva;
+        out->mapped = true;
+        return;
     }
     struct paging mode = paging_of(state);
     gpa_t table = table_base(state);
     for (unsigned level = mode.levels; level >= 1; level--) {
         unsigned shift = 12 + (level - 1) * mode.index_bits;
         unsigned bits = level == mode.levels ? mode.top_bits : mode.index_bits;
-        uint64_t index = gva >> shift & ((1u << bits) - 1), entry = 0;
-        if (ram_read(ram, table + index * mode.entry_bytes, &entry, mode.entry_bytes) != 0 ||
-            !(entry & PTE_P))
-            return -EFAULT;
+        if (!read_entry(ram, &mode, table + (gva >> shift & ((1u << bits) - 1)) * mode.entry_bytes, level,
+                        out))
+            return;
+        uint64_t entry = out->step[out->count - 1].value;
         bool large = (entry & PTE_PS) && ((level == 2 && mode.large_at_2) || (level == 3 && mode.large_at_3));
         if (large || level == 1) {
             gpa_t base = large ? large_base(&mode, entry, shift) : entry & PTE_ADDRESS;
-            *gpa = base + (gva & ((1ull << shift) - 1));
-            return 0;
+            out->page_shift = (uint8_t)shift;
+            out->gpa = base + (gva & ((1ull << shift) - 1));
+            out->mapped = true;
+            return;
         }
         table = entry & PTE_ADDRESS;
     }
-    return -EFAULT;
+}
+
+int x86_translate(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, gpa_t *gpa)
+{
+    struct x86_walk walk;
+    x86_walk(ram, state, gva, &walk);
+    *gpa = walk.gpa;
+    return walk.mapped ? 0 : -EFAULT;
 }
 
 size_t x86_read_virtual(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, void *out,
@@ -275,6 +297,62 @@ unsigned x86_witnesses(const struct guest_ram *ram, const struct vcpu_state *sta
         rip = next_rip + d.operand[0].imm.value.u;
         if (!vcpu_in_64bit_code(state))
             rip = (uint32_t)rip;
+    }
+    return list.count;
+}
+
+/* ---- page-table entries of the next instruction ---- */
+
+struct entry_list {
+    struct x86_walk_step *out;
+    unsigned count;
+};
+
+static void add_entries_of_page(const struct guest_ram *ram, const struct vcpu_state *s,
+                                struct entry_list *list, gva_t address)
+{
+    struct x86_walk walk;
+    x86_walk(ram, s, address, &walk);
+    for (unsigned i = 0; i < walk.count; i++) {
+        bool known = walk.step[i].bytes != 8 || !(walk.step[i].value & PTE_P);
+        for (unsigned j = 0; j < list->count && !known; j++)
+            known = list->out[j].entry == walk.step[i].entry;
+        if (!known && list->count < X86_UPCOMING_MAX)
+            list->out[list->count++] = walk.step[i];
+    }
+}
+
+static void add_entries(const struct guest_ram *ram, const struct vcpu_state *s, struct entry_list *list,
+                        gva_t address, size_t length)
+{
+    add_entries_of_page(ram, s, list, address);
+    if (length && (address & PAGE_MASK) + length > PAGE_SIZE_BYTES)
+        add_entries_of_page(ram, s, list, address + length - 1);
+}
+
+#define STACK_REACH 8u
+
+unsigned x86_upcoming_entries(const struct guest_ram *ram, const struct vcpu_state *state,
+                              struct x86_walk_step out[X86_UPCOMING_MAX])
+{
+    struct entry_list list = {.out = out};
+    struct decoded d;
+    if (!(state->cr0 & CR0_PG))
+        return 0;
+    decode_at(ram, state, state->rip, &d);
+    add_entries(ram, state, &list, linear_of(state, SEG_CS, state->rip), d.valid ? d.insn.length : 1);
+    if (!d.valid)
+        return list.count;
+    uint64_t next_rip = state->rip + d.insn.length;
+    for (unsigned i = 0; i < d.insn.operand_count; i++) {
+        const ZydisDecodedOperand *o = &d.operand[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+            continue;
+        gva_t address = operand_address(state, &d, o, next_rip);
+        if (o->mem.segment == ZYDIS_REGISTER_SS && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+            add_entries(ram, state, &list, address - STACK_REACH, 2 * STACK_REACH);
+        else
+            add_entries(ram, state, &list, address, o->size / 8);
     }
     return list.count;
 }

@@ -12,6 +12,38 @@
 int x86_translate(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva,
                   gpa_t *gpa) must_check;
 
+/* One level of a page walk: a page-table entry, and where it lies. */
+struct x86_walk_step {
+    gpa_t entry;
+    uint64_t value;
+    uint8_t level; /* 4 = PML4E, 3 = PDPTE, 2 = PDE, 1 = PTE */
+    uint8_t bytes; /* of the entry: 4 or 8 */
+};
+
+#define X86_WALK_LEVELS 4
+
+struct x86_walk {
+    unsigned count; /* steps, from the top; 0 without paging */
+    struct x86_walk_step step[X86_WALK_LEVELS];
+    bool
+        mapped; /* the last step maps a page (or paging is off); otherwise it is not present, or outside RAM */
+    uint8_t page_shift; /* 12, 21, 22 or 30 */
+    gpa_t gpa;
+};
+
+/* The page walk of one linear address. */
+void x86_walk(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, struct x86_walk *out);
+
+#define X86_UPCOMING_MAX 32
+
+/*
+ * The page-table entries (8-byte formats only) that the instruction at CS:RIP uses: for its own bytes, its memory operands and
+ * the top of the stack. A processor that was stopped while it worked on that instruction may have set A and D bits
+ * in them already (SDM 3, 4.8). Returns the count; every entry appears once.
+ */
+unsigned x86_upcoming_entries(const struct guest_ram *ram, const struct vcpu_state *state,
+                              struct x86_walk_step out[X86_UPCOMING_MAX]);
+
 /* Copies up to length bytes of guest virtual memory; returns how many could be read from the start. */
 size_t x86_read_virtual(const struct guest_ram *ram, const struct vcpu_state *state, gva_t gva, void *out,
                         size_t length);
