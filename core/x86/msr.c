@@ -65,8 +65,8 @@ static uint64_t *msr_field(struct emu *e, uint32_t index)
         return &s->seg[SEG_GS].base;
     case MSR_KERNEL_GS_BASE:
         return &s->kernel_gs_base;
-    case MSR_TSC_AUX:
-        return &s->tsc_aux;
+    case MSR_TSC_AUX: /* comes with RDTSCP */
+        return cpu_model_has(e->model, CPU_FEATURE_EXT1_EDX + 27) ? &s->tsc_aux : NULL;
     default:
         return NULL;
     }
@@ -96,6 +96,8 @@ enum step read_msr(struct emu *e, uint32_t index, uint64_t *value)
     }
     if (index == MSR_TSC)
         return crossed(e, ops->cpu_read(e->boundary, e->position, SOURCE_RDTSC, 0, value, &known), true);
+    if (index == MSR_TSC_AUX)
+        return refused(e);
     int result = ops->msr_read(e->boundary, e->position, index, value, &known);
     return crossed(e, result, known);
 }
@@ -141,6 +143,8 @@ enum step write_msr(struct emu *e, uint32_t index, uint64_t value)
 {
     uint64_t *field = msr_field(e, index);
     bool known = true;
+    if (!field && index == MSR_TSC_AUX)
+        return refused(e);
     if (!field) {
         int result = e->boundary->ops->msr_write(e->boundary, e->position, index, value, &known);
         return crossed(e, result, known);
