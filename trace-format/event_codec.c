@@ -12,9 +12,10 @@ enum {
     SOURCE_FLAG = 0x80, /* CPU_READ: event.flag, next to the source */
 };
 
-#define ENCODED_FIXED_MAX ((size_t)2048) /* all but data and landmark pages; a landmark's registers included */
-#define PAGE_ENCODED_MAX  ((size_t)18)
-#define PAGE_ENCODED_MIN  ((size_t)9)
+#define ENCODED_FIXED_MAX                                                                                    \
+    ((size_t)2048) /* all but data and landmark pages; a landmark's registers included */
+#define PAGE_ENCODED_MAX ((size_t)18)
+#define PAGE_ENCODED_MIN ((size_t)9)
 
 void event_context_start(struct event_context *c, position_t first)
 {
