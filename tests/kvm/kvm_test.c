@@ -10,6 +10,7 @@
 
 #include "core/kvm/kvm_engine.h"
 #include "core/kvm/kvm_probe.h"
+#include "core/x86/emu.h"
 #include "tests/kvm/kvm_test.h"
 
 #define TEST_RAM_BYTES ((uint64_t)4 << 20)
@@ -26,7 +27,8 @@ static int note(struct boundary *boundary, enum crossing_kind kind, uint64_t add
     b->crossing[b->count++] = (struct crossing){kind, address, size, value};
     if (b->fail_after == b->count)
         return -EIO;
-    return b->stop_after == b->count ? BOUNDARY_STOP : BOUNDARY_OK;
+    bool at_port = b->stop_at_ports && kind == PIO_WRITE && address >> 4 == 8;
+    return at_port || b->stop_after == b->count ? BOUNDARY_STOP : BOUNDARY_OK;
 }
 
 static uint64_t answer(struct boundary *boundary, unsigned size)
@@ -209,18 +211,33 @@ struct vcpu_state test_real_mode_state(uint16_t rip)
 
 /* ---- vm ---- */
 
-void test_vm_create(struct test_vm *vm, const void *code, size_t length, const struct vcpu_state *state)
+static void prepare(struct test_vm *vm, const void *code, size_t length)
 {
-    struct error err = {0};
     memset(vm, 0, sizeof(*vm));
     vm->ram = test_ram_create();
     test_ram_put(vm->ram, GUEST_CODE, code, length);
     cpu_model_init(&vm->model, CPU_PROFILE_KVM);
     test_boundary_init(&vm->boundary);
-    if (kvm_engine_create(&vm->engine, vm->ram, &vm->boundary.boundary, &vm->model, &err) < 0)
-        fail_msg("%s", err.message);
-    if (vm->engine->ops->set_state(vm->engine, state, &err) < 0)
-        fail_msg("%s", err.message);
+}
+
+static void start(struct test_vm *vm, int created, const struct vcpu_state *state, struct error *err)
+{
+    if (created < 0 || vm->engine->ops->set_state(vm->engine, state, err) < 0)
+        fail_msg("%s", err->message);
+}
+
+void test_vm_create(struct test_vm *vm, const void *code, size_t length, const struct vcpu_state *state)
+{
+    struct error err = {0};
+    prepare(vm, code, length);
+    start(vm, kvm_engine_create(&vm->engine, vm->ram, &vm->boundary.boundary, &vm->model, &err), state, &err);
+}
+
+void test_vm_create_emu(struct test_vm *vm, const void *code, size_t length, const struct vcpu_state *state)
+{
+    struct error err = {0};
+    prepare(vm, code, length);
+    start(vm, emu_create(&vm->engine, vm->ram, &vm->boundary.boundary, &vm->model, &err), state, &err);
 }
 
 void test_vm_destroy(struct test_vm *vm)

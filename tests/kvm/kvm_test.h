@@ -25,6 +25,7 @@ struct test_boundary {
     unsigned count;
     unsigned stop_after; /* 0: never; else the result of crossing number stop_after is BOUNDARY_STOP */
     unsigned fail_after; /* likewise -EIO */
+    bool stop_at_ports;  /* BOUNDARY_STOP at every write to ports 0x80 to 0x8f */
     uint64_t next_value; /* what reads give; grows by 1 */
     bool forget;         /* start over when the list is full */
 };
@@ -73,6 +74,8 @@ struct vcpu_state test_real_mode_state(uint16_t rip);
 
 /* A kvm engine with the code at GUEST_CODE; skips the test when there is no KVM. */
 void test_vm_create(struct test_vm *vm, const void *code, size_t length, const struct vcpu_state *state);
+/* The same with the emulator. */
+void test_vm_create_emu(struct test_vm *vm, const void *code, size_t length, const struct vcpu_state *state);
 void test_vm_destroy(struct test_vm *vm);
 /* Runs; fails the test on an error. */
 int test_run(struct engine *engine, bool want_window);
