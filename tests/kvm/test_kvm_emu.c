@@ -187,7 +187,7 @@ static void user_code_and_its_exceptions_are_the_same(void **unused)
     struct vcpu_state s = start_state(3);
     s.rflags |= RFLAGS_IF; /* as user code always has it: kvm_pvm shows it set at CPL 3 anyway */
     create_pair(&p, PROGRAM(user), &s);
-    assert_int_equal(compare(&p, 14), 14);
+    assert_int_equal(compare(&p, 12), 12);
     destroy_pair(&p);
 }
 
