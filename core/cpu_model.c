@@ -123,6 +123,7 @@ void cpu_model_init(struct cpu_model *model, enum cpu_profile profile)
     const uint32_t auth = 0x68747541, enti = 0x69746e65, camd = 0x444d4163; /* "AuthenticAMD" */
     uint32_t leaf1_edx = profile_bits(profile, CPU_FEATURE_LEAF1_EDX);
     memset(model, 0, sizeof(*model));
+    model->mxcsr_mask = emu ? MXCSR_MASK_PLAIN : cpu_host_mxcsr_mask();
 
     add(model, 0, CPUID_NO_SUBLEAF, emu ? 0xd : 7, auth, camd, enti);
     add(model, 1, CPUID_NO_SUBLEAF, FAMILY_17H_MODEL_31H, CLFLUSH_64_BYTES | ONE_LOGICAL_CPU,
@@ -272,6 +273,7 @@ void cpu_model_encode(const struct cpu_model *model, struct buffer *out)
         for (size_t j = 0; j < ARRAY_LEN(fields); j++)
             buffer_put_u32(out, fields[j]);
     }
+    buffer_put_u32(out, model->mxcsr_mask);
 }
 
 int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length, struct error *err)
@@ -279,7 +281,7 @@ int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length
     struct reader r = reader_of(data, length);
     uint32_t count = reader_u32(&r);
     memset(model, 0, sizeof(*model));
-    if (r.failed || count > CPUID_MAX_ENTRIES || reader_left(&r) != count * 24u)
+    if (r.failed || count > CPUID_MAX_ENTRIES || reader_left(&r) != count * 24u + 4u)
         return error_set_kind(err, ERROR_DAMAGED, -EINVAL,
                               "CPU model: %zu bytes do not hold what they announce", length);
     for (uint32_t i = 0; i < count; i++) {
@@ -292,7 +294,20 @@ int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length
         entry->edx = reader_u32(&r);
     }
     model->count = count;
+    model->mxcsr_mask = reader_u32(&r);
     return 0;
+}
+
+uint32_t cpu_host_mxcsr_mask(void)
+{
+    struct {
+        uint8_t bytes[512];
+    } __attribute__((aligned(16))) image;
+    uint32_t mask;
+    memset(&image, 0, sizeof(image));
+    __asm__ volatile("fxsave64 %0" : "=m"(image)::"memory");
+    memcpy(&mask, image.bytes + 28, sizeof(mask));
+    return mask ? mask : 0xffbf;
 }
 
 void cpu_host_description(char *out, size_t size)

@@ -26,7 +26,17 @@ struct cpuid_entry {
 struct cpu_model {
     unsigned count;
     struct cpuid_entry entry[CPUID_MAX_ENTRIES];
+    /*
+     * The MXCSR bits that exist, as FXSAVE shows them (SDM 1, 11.6.6). Under KVM it is the recording host's: AMD has bit 17
+     * (misaligned operands), Intel has not, and CPUID does not hide it.
+     */
+    uint32_t mxcsr_mask;
 };
+
+#define MXCSR_MASK_PLAIN 0xffffu
+
+/* The host CPU's own. */
+uint32_t cpu_host_mxcsr_mask(void);
 
 /*
  * Feature bits that follow the vCPU's state (OSXSAVE, XSAVE size) are filled in by cpu_model_cpuid. The result is the same

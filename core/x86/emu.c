@@ -409,8 +409,6 @@ static const char *impossible(const struct vcpu_state *s)
         return "long mode without CR4.PAE";
     if ((s->rflags & RFLAGS_VM) && (long_active || !(s->cr0 & CR0_PE)))
         return "RFLAGS.VM is set outside of protected mode";
-    if (s->fpu.mxcsr & 0xffff0000u)
-        return "MXCSR has reserved bits set";
     if (s->shadow > SHADOW_MOV_SS || s->nmi_blocked > 1 || s->activity > ACTIVITY_SHUTDOWN ||
         (s->pending_debug & ~0x4fu))
         return "an interruptibility or activity field is out of range";
@@ -421,6 +419,8 @@ static int emu_set_state(struct engine *engine, const struct vcpu_state *state, 
 {
     struct emu *e = emu_of(engine);
     const char *reason = impossible(state);
+    if (!reason && (state->fpu.mxcsr & ~(e->model->mxcsr_mask & cpu_host_mxcsr_mask())))
+        reason = "MXCSR has bits set that the CPU model or this host's CPU lacks";
     if (reason)
         return error_set(err, -EINVAL, "a vCPU state cannot be loaded: %s", reason);
     e->x87_live = false;

@@ -127,13 +127,17 @@ enum step x87_check_pending(struct emu *e)
     return STEP_STOP;
 }
 
-uint32_t mxcsr_mask(void)
+enum step mxcsr_check(struct emu *e, uint32_t value)
 {
-    struct fx_image image;
-    memset(&image, 0, sizeof image);
-    __asm__ volatile("fxsave64 %0" : "=m"(image)::"memory");
-    uint32_t mask = get32(image.bytes + FX_MXCSR_MASK);
-    return mask ? mask : 0xffbf; /* SDM 1, 11.6.6 */
+    if (value & ~e->model->mxcsr_mask)
+        return raise_exception_code(e, VEC_GP, 0);
+    if (!(value & ~cpu_host_mxcsr_mask()))
+        return STEP_NEXT;
+    e->stop_reason =
+        error_set(&e->error, -ENOTSUP,
+                  "the guest loads MXCSR with %#x at RIP %#llx, which this host's CPU cannot execute with",
+                  value, (unsigned long long)e->cpu.rip);
+    return STEP_STOP;
 }
 
 enum step fpu_check(struct emu *e, enum fpu_class class)
@@ -267,7 +271,7 @@ static enum step do_fxsave(struct emu *e, const struct plan *p)
     x87_sync(e);
     fx_store_x87(e, p, image);
     put32(image + FX_MXCSR, e->cpu.fpu.mxcsr);
-    put32(image + FX_MXCSR_MASK, mxcsr_mask());
+    put32(image + FX_MXCSR_MASK, e->model->mxcsr_mask);
     fx_store_xmm(e, p, image);
     size_t length = FX_XMM + 16 * (size_t)xmm_count(p);
     step = mem_check_write(e, linear, 512);
@@ -284,8 +288,9 @@ static enum step do_fxrstor(struct emu *e, const struct plan *p)
         return step;
     const uint8_t *image = e->fpu_image;
     uint32_t mxcsr = get32(image + FX_MXCSR);
-    if (mxcsr & ~mxcsr_mask())
-        return raise_exception_code(e, VEC_GP, 0);
+    step = mxcsr_check(e, mxcsr);
+    if (step != STEP_NEXT)
+        return step;
     x87_sync(e);
     fx_load_x87(e, p, image);
     e->cpu.fpu.mxcsr = mxcsr;
@@ -312,8 +317,9 @@ static enum step do_ldmxcsr(struct emu *e, const struct plan *p)
         step = mem_read(e, linear, &value, 4);
     if (step != STEP_NEXT)
         return step;
-    if (value & ~mxcsr_mask())
-        return raise_exception_code(e, VEC_GP, 0);
+    step = mxcsr_check(e, value);
+    if (step != STEP_NEXT)
+        return step;
     e->cpu.fpu.mxcsr = value;
     return STEP_NEXT;
 }

@@ -27,9 +27,14 @@ enum exec_flags {
     EXEC_ALIGNED = 0x80 /* memory operand must be aligned to its size */
 };
 
-/* plan.extra of x87 instructions. */
-#define EXEC_FOP_MASK    0x7ffu
-#define EXEC_X87_CONTROL 0x800u /* leaves FIP, FDP and FOP alone */
+/* plan.extra of an instruction that has a stub. */
+enum exec_extra {
+    EXEC_FOP_MASK = 0x07ff,    /* x87: FOP */
+    EXEC_X87_CONTROL = 0x0800, /* x87: leaves FIP, FDP and FOP alone */
+    /* With EXEC_ALIGNED: what an operand that is not aligned does. Neither: #GP(0), unless MXCSR.MM is set. */
+    EXEC_ALIGN_ALWAYS = 0x1000, /* #GP(0) */
+    EXEC_ALIGN_NEVER = 0x2000,  /* nothing (AMD: the SHA instructions); the host may see it differently */
+};
 
 /* e->host_scratch[] */
 enum { SCRATCH_HOST_MXCSR = 0 };
@@ -61,8 +66,11 @@ extern const struct plan_handlers xsave_handlers;  /* xsave.c */
 void x87_load(struct emu *e);
 /* #MF for a pending unmasked x87 exception: STEP_NEXT when there is none. */
 enum step x87_check_pending(struct emu *e);
-/* The MXCSR bits that the host CPU has; the others are reserved. */
-uint32_t mxcsr_mask(void);
+/*
+ * Before the guest loads MXCSR: STEP_NEXT; #GP(0) for bits that its CPU model lacks; STEP_STOP with e->error for
+ * bits that only this host's CPU lacks.
+ */
+enum step mxcsr_check(struct emu *e, uint32_t value);
 
 /* What every MMX instruction does to the x87 state: TOP = 0, all registers valid (SDM 1, 9.5.1). vector_ops.c */
 void mmx_enter(struct fpu_state *f);
@@ -83,6 +91,33 @@ static inline uint64_t stub_unpack_flags(uint64_t rflags, uint32_t packed)
 {
     return (rflags & ~RFLAGS_STATUS) | ((packed >> 8) & 0xd5) | ((uint64_t)(packed & 1) << 11);
 }
+
+/*
+ * The memory operand of 64-bit code where the TLB has it, or NULL. A TLB hit says that the address is canonical; nothing else
+ * is to be checked of segments there.
+ */
+static inline uint8_t *operand_host(struct emu *e, const struct plan *p, unsigned access)
+{
+    if (unlikely(p->code_size != 8 || p->addr_size != 8))
+        return NULL;
+    uint64_t address = (uint64_t)p->disp;
+    if (likely(p->base < GPR_COUNT))
+        address += e->cpu.gpr[p->base];
+    else if (p->base == PLAN_REG_RIP)
+        address += e->next_rip;
+    if (p->index < GPR_COUNT)
+        address += e->cpu.gpr[p->index] * p->scale;
+    if (unlikely(p->seg >= SEG_FS))
+        address += e->cpu.seg[p->seg].base;
+    return tlb_host(e, address, p->mem_bytes, access);
+}
+
+/*
+ * A handler in C for a frequent, simple form (moves, adds, logic, comparisons); NULL for all others. Such a plan needs no
+ * stub. fast_ops.c
+ */
+plan_fn fast_select(const struct plan *p, const ZydisDecodedInstruction *insn,
+                    const ZydisDecodedOperand *operands);
 
 static inline uint32_t stub_call(struct emu *e, const struct plan *p, void *data, uint32_t flags)
 {

@@ -96,7 +96,7 @@ static enum step save_x87(struct emu *e, const struct plan *p, gva_t linear)
 
 static enum step save_mxcsr(struct emu *e, gva_t linear)
 {
-    uint32_t pair[2] = {e->cpu.fpu.mxcsr, mxcsr_mask()};
+    uint32_t pair[2] = {e->cpu.fpu.mxcsr, e->model->mxcsr_mask};
     return mem_write(e, linear + FX_MXCSR, pair, sizeof pair);
 }
 
@@ -201,8 +201,9 @@ static enum step do_xrstor(struct emu *e, const struct plan *p)
         memcpy(&mxcsr, image + FX_MXCSR, 4);
     else if (compacted && (rfbm & XCR0_SSE))
         mxcsr = MXCSR_DEFAULT;
-    if (mxcsr & ~mxcsr_mask())
-        return raise_exception_code(e, VEC_GP, 0);
+    step = mxcsr_check(e, mxcsr);
+    if (step != STEP_NEXT)
+        return step;
 
     x87_sync(e);
     e->cpu.fpu.mxcsr = mxcsr;
