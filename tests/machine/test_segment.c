@@ -31,7 +31,7 @@ static unsigned expected_load(const struct load_case *c, bool ss)
 static void check_load(struct rig *r, const struct load_case *c, unsigned seg, bool ldt)
 {
     struct vcpu_state *s = &r->e->cpu;
-    uint8_t access = (uint8_t)(c->type | c->segment << 4 | c->dpl << 5 | c->present << 7);
+    uint8_t access = (uint8_t)(c->type | (c->segment ? 0x10u : 0) | c->dpl << 5 | (c->present ? 0x80u : 0));
     uint16_t base_selector = (uint16_t)(ldt ? 0x24 : SEL_SCRATCH),
              selector = (uint16_t)(base_selector | c->rpl);
     rig_descriptor(r, base_selector, 0x12345678, 0xfedcb, access, 0xc);
