@@ -15,6 +15,13 @@ static uint64_t byte_flags(uint8_t value)
 
 static enum step do_lea(struct emu *e, const struct plan *p)
 {
+    if (likely(p->addr_size == 8 && p->op_size == 8 && p->base < GPR_COUNT)) {
+        uint64_t address = (uint64_t)p->disp + e->cpu.gpr[p->base];
+        if (p->index < GPR_COUNT)
+            address += e->cpu.gpr[p->index] * p->scale;
+        e->cpu.gpr[p->reg[0]] = address;
+        return STEP_NEXT;
+    }
     gpr_write(e, p->reg[0], p->op_size, plan_offset(e, p));
     return STEP_NEXT;
 }

@@ -258,6 +258,9 @@ static void choose_handler(struct emu *e, struct plan *p, const ZydisDecodedInst
             p->fn = exec_undefined;
         return;
     }
+    p->fn = fast_select(p, insn, operands);
+    if (p->fn)
+        return;
     switch (stub_generate(e->arena, insn, operands, p->bytes, &p->stub)) {
     case 0:
         exec_stub_setup(p, insn, operands);

@@ -6,6 +6,7 @@
 #include "core/x86/code_arena.h"
 #include "core/x86/stub.h"
 
+#define FSW_ES           0x0080u
 #define MXCSR_EXCEPTIONS 0x3fu
 #define MXCSR_MASK_SHIFT 7
 #define MXCSR_MASKS      (MXCSR_EXCEPTIONS << MXCSR_MASK_SHIFT)
@@ -132,6 +133,11 @@ static enum step exec_at(struct emu *e, const struct plan *p, gva_t linear)
 static enum step exec_memory(struct emu *e, const struct plan *p)
 {
     gva_t linear;
+    uint8_t *data = operand_host(e, p, p->mem_access);
+    if (likely(data != NULL)) {
+        call_with_flags(e, p, data);
+        return STEP_NEXT;
+    }
     enum step step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
     return unlikely(step != STEP_NEXT) ? step : exec_at(e, p, linear);
 }
@@ -225,6 +231,16 @@ static enum step check_vector(struct emu *e, const struct plan *p)
         step = fpu_check(e, FPU_AVX);
     else if (p->flags & EXEC_SSE)
         step = fpu_check(e, FPU_SSE);
+    /*
+     * Converting from memory into an XMM register may be an MMX instruction or not: the host decides, with the
+     * guest's x87 state in place. With an exception pending it is not.
+     */
+    if (unlikely(p->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) && step == STEP_NEXT && p->mem_access) {
+        if (e->cpu.fpu.fsw & FSW_ES)
+            x87_sync(e);
+        else
+            x87_load(e);
+    }
     if (step == STEP_NEXT && (p->flags & EXEC_MMX)) {
         step = fpu_check(e, FPU_MMX);
         if (step == STEP_NEXT)
@@ -253,7 +269,8 @@ static void run_quietly(struct emu *e, const struct plan *p, void *operand, uint
 /*
  * Some SIMD exception is unmasked: the instruction runs with all masked, on copies, and what it would have raised
  * decides (SDM 1, 11.5). With FTZ the host sets UE for every tiny result, exact ones too, which is what raises an
- * unmasked underflow. Known to differ from hardware: with an unmasked overflow or underflow PE is that of the masked response.
+ * unmasked underflow. Known to differ from hardware: with an unmasked overflow or underflow PE is
+ * that of the masked response, and DPPS and DPPD set the flags of all their steps.
  */
 static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear)
 {
@@ -285,7 +302,7 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
     if (found & unmasked) {
         restore(e, &before);
         e->cpu.fpu.mxcsr = mxcsr | found;
-        if ((p->flags & EXEC_MMX) && !(p->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS && p->mem_access))
+        if (p->flags & EXEC_MMX)
             mmx_enter(&e->cpu.fpu);
         return raise_exception(e, e->cpu.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
     }
@@ -298,13 +315,6 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
     return step;
 }
 
-/* plan.extra of a vector instruction with EXEC_ALIGNED: what an operand that is not aligned does. */
-enum alignment {
-    ALIGN_UNLESS_MM, /* #GP(0), unless MXCSR.MM is set */
-    ALIGN_ALWAYS,    /* #GP(0) */
-    ALIGN_NEVER,     /* nothing (AMD: the SHA instructions); the host may see it differently */
-};
-
 /* An operand that the guest may misalign and the host may not: it is read into a copy. Such operands are never written. */
 static enum step exec_realigned(struct emu *e, const struct plan *p, gva_t linear)
 {
@@ -315,6 +325,12 @@ static enum step exec_realigned(struct emu *e, const struct plan *p, gva_t linea
     return step;
 }
 
+static bool misaligned_faults(const struct emu *e, const struct plan *p)
+{
+    return (p->extra & EXEC_ALIGN_ALWAYS) ||
+           (!(p->extra & EXEC_ALIGN_NEVER) && !(e->cpu.fpu.mxcsr & MXCSR_MM));
+}
+
 /* For alignment, which is looked at before the segment is. */
 static uint64_t unchecked_linear(const struct emu *e, const struct plan *p)
 {
@@ -322,30 +338,42 @@ static uint64_t unchecked_linear(const struct emu *e, const struct plan *p)
     return plan_offset(e, p) + (flat ? 0 : e->cpu.seg[p->seg].base);
 }
 
-static enum step exec_vector(struct emu *e, const struct plan *p)
+static enum step exec_vector_slow(struct emu *e, const struct plan *p)
 {
     gva_t linear = 0;
     bool realign = false;
+    if (p->mem_access) {
+        realign = (p->flags & EXEC_ALIGNED) && (unchecked_linear(e, p) & (p->mem_bytes - 1u));
+        if (realign && misaligned_faults(e, p))
+            return raise_exception_code(e, VEC_GP, 0);
+        enum step step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
+        if (step != STEP_NEXT)
+            return step;
+    }
+    if ((p->flags & EXEC_MXCSR) && (e->cpu.fpu.mxcsr & MXCSR_MASKS) != MXCSR_MASKS)
+        return exec_unmasked(e, p, linear);
+    if (realign)
+        return exec_realigned(e, p, linear);
+    if (p->mem_access)
+        return exec_at(e, p, linear);
+    call_with_flags(e, p, NULL);
+    return STEP_NEXT;
+}
+
+static enum step exec_vector(struct emu *e, const struct plan *p)
+{
+    uint8_t *data = NULL;
     enum step step = check_vector(e, p);
     if (unlikely(step != STEP_NEXT))
         return step;
-    if (p->mem_access) {
-        realign = (p->flags & EXEC_ALIGNED) && (unchecked_linear(e, p) & (p->mem_bytes - 1u));
-        if (unlikely(realign) &&
-            (p->extra == ALIGN_ALWAYS || (p->extra == ALIGN_UNLESS_MM && !(e->cpu.fpu.mxcsr & MXCSR_MM))))
-            return raise_exception_code(e, VEC_GP, 0);
-        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
-        if (unlikely(step != STEP_NEXT))
-            return step;
-    }
-    if (unlikely((p->flags & EXEC_MXCSR) && (e->cpu.fpu.mxcsr & MXCSR_MASKS) != MXCSR_MASKS))
-        step = exec_unmasked(e, p, linear);
-    else if (unlikely(realign))
-        step = exec_realigned(e, p, linear);
-    else if (p->mem_access)
-        step = exec_at(e, p, linear);
+    if (p->mem_access)
+        data = operand_host(e, p, p->mem_access);
+    bool aligned = !(p->flags & EXEC_ALIGNED) || !((uintptr_t)data & (p->mem_bytes - 1u));
+    bool masked = !(p->flags & EXEC_MXCSR) || (e->cpu.fpu.mxcsr & MXCSR_MASKS) == MXCSR_MASKS;
+    if (likely((data || !p->mem_access) && aligned && masked))
+        call_with_flags(e, p, data);
     else
-        call_with_flags(e, p, NULL);
+        step = exec_vector_slow(e, p);
     if ((p->flags & EXEC_MMX) && e->x87_live)
         __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
     return step;
@@ -402,14 +430,16 @@ static enum step exec_x87(struct emu *e, const struct plan *p)
     enum step step = fpu_check(e, FPU_X87);
     if (step == STEP_NEXT && (p->flags & EXEC_WAIT))
         step = x87_check_pending(e);
-    if (step == STEP_NEXT && p->mem_access)
-        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
     if (unlikely(step != STEP_NEXT))
         return step;
-    if (p->mem_access) {
-        data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
-        if (!data)
-            return exec_x87_mapped(e, p, linear);
+    if (p->mem_access)
+        data = operand_host(e, p, p->mem_access);
+    if (p->mem_access && !data) {
+        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
+        if (step == STEP_NEXT)
+            data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
+        if (step != STEP_NEXT || !data)
+            return step != STEP_NEXT ? step : exec_x87_mapped(e, p, linear);
     }
     call_x87(e, p, data);
     return STEP_NEXT;
@@ -511,9 +541,9 @@ static void setup_vector(struct plan *p, const ZydisDecodedInstruction *insn, bo
     if (aligned_move ||
         (vector && !vex && p->mem_bytes == 16 && !legacy_sse_may_be_misaligned(insn->mnemonic)))
         p->flags |= EXEC_ALIGNED;
-    p->extra = aligned_move                              ? ALIGN_ALWAYS
-               : insn->meta.isa_set == ZYDIS_ISA_SET_SHA ? ALIGN_NEVER
-                                                         : ALIGN_UNLESS_MM;
+    p->extra = aligned_move ? EXEC_ALIGN_ALWAYS : 0;
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_SHA)
+        p->extra = EXEC_ALIGN_NEVER;
     p->fn = exec_vector;
 }
 
@@ -560,8 +590,6 @@ void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn, const 
         vector |= class == ZYDIS_REGCLASS_XMM || class == ZYDIS_REGCLASS_YMM;
         mmx |= class == ZYDIS_REGCLASS_MMX;
     }
-    /* CVTPI2PS and CVTPI2PD are MMX instructions even with a memory source. */
-    mmx |= insn->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS;
     if (mmx)
         p->flags |= EXEC_MMX;
     if (is_x87(insn))

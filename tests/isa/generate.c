@@ -419,11 +419,12 @@ static uint64_t form_of(const ZydisDecodedInstruction *insn, const ZydisDecodedO
     return form * 4 + insn->encoding;
 }
 
-/* Bytes that Zydis calls undefined; not where AMD's CPUs have LOCK MOV CR0, nor in the system groups 0F 00 and 0F 01. */
+/* Bytes that Zydis calls undefined; not where AMD's CPUs have LOCK MOV CR0, nor in the system groups 0F 00 and 0F 01, nor XOP. */
 static bool invalid_is_tested(struct isa_random *r, unsigned opcode)
 {
     unsigned byte = opcode & 0xff, map = opcode >> 10;
-    return opcode < LEGACY_OPCODES && one_in(r, 8) && !(map == 1 && (byte <= 1 || (byte & 0xfc) == 0x20));
+    return opcode < LEGACY_OPCODES && one_in(r, 8) && byte != 0x8f &&
+           !(map == 1 && (byte <= 1 || (byte & 0xfc) == 0x20));
 }
 
 bool isa_generate(struct isa_random *r, unsigned opcode, const struct vcpu_state *base, struct isa_case *c)

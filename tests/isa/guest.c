@@ -103,6 +103,7 @@ struct guest *guest_create(void)
         return NULL;
     g->boundary.ops = &refuse;
     cpu_model_init(&g->model, CPU_PROFILE_EMU);
+    g->model.mxcsr_mask = cpu_host_mxcsr_mask();
     if (ram_create(&g->ram, RAM_BYTES, &err) != 0 ||
         emu_create(&g->engine, g->ram, &g->boundary, &g->model, &err) != 0) {
         fprintf(stderr, "%s\n", err.message);

@@ -82,6 +82,13 @@ static bool accesses_several(unsigned mnemonic)
     return false;
 }
 
+/* They raise their exceptions step by step. */
+static bool is_dot_product(unsigned mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_DPPS || mnemonic == ZYDIS_MNEMONIC_DPPD ||
+           mnemonic == ZYDIS_MNEMONIC_VDPPS || mnemonic == ZYDIS_MNEMONIC_VDPPD;
+}
+
 static void forgive(const struct isa_case *c, struct isa_result *native, const struct isa_result *guest)
 {
     /* Which of several accesses faults first is not architectural. */
@@ -98,9 +105,14 @@ static void forgive(const struct isa_case *c, struct isa_result *native, const s
         native->state.fpu.fip = guest->state.fpu.fip;
         native->state.fpu.fdp = guest->state.fpu.fdp;
     }
+    if (native->vector != VEC_XM || guest->vector != VEC_XM)
+        return;
     /* PE beside an unmasked overflow or underflow would have to be that of a result with an unbounded exponent. */
-    if (native->vector == VEC_XM && guest->vector == VEC_XM && (native->state.fpu.mxcsr & MXCSR_OE_UE))
-        native->state.fpu.mxcsr = (native->state.fpu.mxcsr & ~MXCSR_PE) | (guest->state.fpu.mxcsr & MXCSR_PE);
+    uint32_t host = native->state.fpu.mxcsr, own = guest->state.fpu.mxcsr;
+    if (host & MXCSR_OE_UE)
+        native->state.fpu.mxcsr = (host & ~MXCSR_PE) | (own & MXCSR_PE);
+    if (is_dot_product(c->mnemonic))
+        native->state.fpu.mxcsr = own;
 }
 
 static unsigned differing(char *text, size_t size, const struct isa_case *c, const struct isa_result *native,
