@@ -55,7 +55,7 @@ class Dejavm:
 
     def kvm_usable(self):
         report = self.json("doctor", status=None)
-        return bool(report["kvm"]["usable"])
+        return bool(report["kvm"]["works"])
 
 
 def checksum(console):
