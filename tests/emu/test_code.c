@@ -40,6 +40,35 @@ static void an_instruction_on_two_pages_is_seen_to_change(void **state)
     assert_int_equal(steps, 2 + 2 * 5 + 1);
 }
 
+/* Only bytes of the second page are written, through ordinary stores and from outside. */
+static void an_instruction_is_dropped_with_its_second_page(void **state)
+{
+    (void)state;
+    struct vm *vm = vm_create(program_spanning, program_spanning_end);
+    struct vcpu_state s = *vm_state(vm);
+    s.rip = VM_CODE + 0xffe;
+    vm_set_state(vm, &s);
+    assert_int_equal(vm_run(vm, 1), ENGINE_STOP_LIMIT);
+    assert_int_equal(vm_state(vm)->gpr[GPR_RBX], 0x11111111);
+    /* mov byte ptr [rdi], 0x55 */
+    static const uint8_t store[] = {0xc6, 0x07, 0x55};
+    memcpy(vm_at(vm, VM_DATA), store, sizeof(store));
+    s.gpr[GPR_RDI] = VM_CODE + 0x1002;
+    s.rip = VM_DATA;
+    vm_set_state(vm, &s);
+    assert_int_equal(vm_run(vm, 2), ENGINE_STOP_LIMIT);
+    s.rip = VM_CODE + 0xffe;
+    vm_set_state(vm, &s);
+    assert_int_equal(vm_run(vm, 3), ENGINE_STOP_LIMIT);
+    assert_int_equal(vm_state(vm)->gpr[GPR_RBX], 0x55111111);
+    *(uint8_t *)vm_at(vm, VM_CODE + 0x1000) = 0x66;
+    emu_ram_changed(vm->engine, VM_CODE + 0x1000, 1);
+    vm_set_state(vm, &s);
+    assert_int_equal(vm_run(vm, 4), ENGINE_STOP_LIMIT);
+    assert_int_equal(vm_state(vm)->gpr[GPR_RBX], 0x55116611);
+    vm_destroy(vm);
+}
+
 static void an_instruction_on_two_pages_follows_its_second_page(void **state)
 {
     (void)state;
@@ -213,6 +242,7 @@ int main(void)
         cmocka_unit_test(the_next_instruction_is_the_written_one),
         cmocka_unit_test(a_write_through_an_alias_counts),
         cmocka_unit_test(an_instruction_on_two_pages_is_seen_to_change),
+        cmocka_unit_test(an_instruction_is_dropped_with_its_second_page),
         cmocka_unit_test(an_instruction_on_two_pages_follows_its_second_page),
         cmocka_unit_test(the_second_page_of_an_instruction_can_fault),
         cmocka_unit_test(a_loop_may_rewrite_itself),

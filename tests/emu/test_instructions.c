@@ -143,6 +143,21 @@ static void a_refused_crossing_leaves_the_state_before_it(void **state)
     }
 }
 
+static void the_boundary_can_stop_after_any_instruction(void **state)
+{
+    (void)state;
+    for (position_t at = 1; at <= 10; at++) {
+        struct vm *vm = vm_create(program_ports, program_ports_end);
+        vm->answer_at = at;
+        vm->boundary_result = BOUNDARY_STOP;
+        assert_int_equal(vm_run(vm, POSITION_UNKNOWN), ENGINE_STOP_BOUNDARY);
+        assert_int_equal(vm_position(vm), at + 1);
+        vm_run_to_halt(vm);
+        assert_int_equal(vm_position(vm), 11);
+        vm_destroy(vm);
+    }
+}
+
 /* ---- I/O permission ---- */
 
 static void make_user(struct vm *vm)
@@ -270,6 +285,7 @@ int main(void)
         cmocka_unit_test(ports_and_counters_cross_the_boundary),
         cmocka_unit_test(memory_mapped_registers_are_reached),
         cmocka_unit_test(a_refused_crossing_leaves_the_state_before_it),
+        cmocka_unit_test(the_boundary_can_stop_after_any_instruction),
         cmocka_unit_test(user_code_needs_the_io_permission_bitmap),
         cmocka_unit_test(user_code_may_not_touch_the_interrupt_flag),
         cmocka_unit_test(popf_changes_only_what_the_privilege_allows),
