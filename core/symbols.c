@@ -81,8 +81,6 @@ static void add_symbol(struct symbols *s, Elf *elf, const GElf_Sym *sym, size_t 
     uint8_t rank = symbol_rank(sym);
     if (rank == UINT8_MAX || sym->st_name >= names_length || s->names[sym->st_name] == '\0')
         return;
-    if (strncmp(s->names + sym->st_name, ".L", 2) == 0) /* the assembler's own labels */
-        return;
     *out =
         (struct symbol){.address = sym->st_value, .name = sym->st_name, .rank = rank, .sized = sym->st_size};
     if (!sym->st_size)

@@ -29,8 +29,6 @@ __asm__(".text\n"
         "    nop\n"
         "    nop\n"
         ".size outer, . - outer\n"
-        ".Lhidden_label:\n"
-        "    nop\n"
         ".globl an_absolute_constant\n"
         ".set an_absolute_constant, 0x1234\n");
 

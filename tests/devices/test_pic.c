@@ -210,7 +210,9 @@ static void icw1_forgets_edges_and_masks(void **state)
     out8(f, 0x20, 0x11);
     assert_int_equal(in8(f, 0x21), 0);
     out8(f, 0x21, 0x40);
+    raise_irq(f, 5);
     assert_false(machine_interrupt_pending(f->m)); /* in the middle of the sequence */
+    lower_irq(f, 5);
     out8(f, 0x21, 0x04);
     out8(f, 0x21, 0x01);
     assert_int_equal(irr(f, 0x20), 0);
@@ -240,6 +242,13 @@ static void automatic_eoi_leaves_nothing_in_service(void **state)
     assert_int_equal(isr(f, 0xa0), 0);
     assert_int_equal(take_interrupt(f), 0x24);
     assert_int_equal(isr(f, 0x20), 0);
+    /* Two of the slave's at once: the second one is a new edge for the master. */
+    lower_irq(f, 13);
+    raise_irq(f, 13);
+    raise_irq(f, 14);
+    assert_int_equal(take_interrupt(f), 0x2d);
+    assert_int_equal(take_interrupt(f), 0x2e);
+    assert_int_equal(take_interrupt(f), -1);
 }
 
 static void automatic_eoi_can_rotate(void **state)
@@ -365,6 +374,13 @@ static void the_cascade_input_is_not_a_line(void **state)
     raise_irq(f, 16);
     raise_irq(f, UINT32_MAX);
     assert_int_equal(take_interrupt(f), -1);
+    /* The slave's request has been seen by the master, but not by the slave: no second edge comes from outside. */
+    raise_irq(f, 9);
+    out8(f, 0x20, POLL);
+    assert_int_equal(in8(f, 0x20), 0x82);
+    lower_irq(f, 2);
+    out8(f, 0x20, EOI);
+    assert_int_equal(take_interrupt(f), -1);
 }
 
 #define PIC_TEST(name) cmocka_unit_test_setup_teardown(name, pic_setup, fixture_teardown)
@@ -372,7 +388,7 @@ static void the_cascade_input_is_not_a_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        PIC_TEST(starts_as_firmware_leaves_it),
+        cmocka_unit_test_setup_teardown(starts_as_firmware_leaves_it, fixture_setup, fixture_teardown),
         PIC_TEST(gives_vectors_of_both_chips),
         PIC_TEST(higher_priority_interrupts_lower_but_not_equal),
         PIC_TEST(slave_ranks_between_irq_1_and_3),

@@ -126,6 +126,16 @@ static void mode_1_is_a_retriggerable_one_shot(void **state)
     assert_false(out2(f));
     to_tick(f, 1211);
     assert_true(out2(f));
+    /* ... unless the trigger came just now, and has not yet loaded the counter. */
+    gate2(f, GATE_LOW);
+    to_tick(f, 1300);
+    gate2(f, GATE_HIGH);
+    out8(f, 0x42, 20);
+    out8(f, 0x42, 0);
+    to_tick(f, 1301);
+    assert_int_equal(count2(f), 20);
+    to_tick(f, 1321);
+    assert_true(out2(f));
 }
 
 static void mode_2_is_low_for_one_tick_of_the_period(void **state)

@@ -286,11 +286,15 @@ static void register_c_is_cleared_by_reading(void **state)
     run_for_ns(f, SECOND_NS);
     cmos_write(f, B, B_24H | B_UIE); /* enabled while the flag is set */
     assert_int_equal(irq8(f), 1);
+    assert_int_equal(machine_next_deadline_ns(f->m), UINT64_MAX); /* no timer for what changes nothing */
     run_for_ns(f, 5 * SECOND_NS);
     assert_int_equal(irq8(f), 0); /* the line stays high as long as C is not read */
     assert_int_equal(cmos(f, C), 0x90);
     run_for_ns(f, SECOND_NS);
     assert_int_equal(irq8(f), 1);
+    cmos_write(f, B, B_SET | B_24H | B_UIE);
+    assert_int_equal(cmos(f, B), B_SET | B_24H); /* SET takes UIE away */
+    cmos_write(f, B, B_24H | B_UIE);
     cmos_write(f, C, 0xff); /* read-only, as is D */
     cmos_write(f, D, 0x00);
     assert_int_equal(cmos(f, C), 0x90);
