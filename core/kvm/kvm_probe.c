@@ -245,17 +245,16 @@ static void probe_cpuid(struct kvm_probe *p)
     struct probe_guest guest;
     if (!start(p, &guest, PROBE_KERNEL, CODE(0xf4)))
         return;
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entry[2 * CPUID_MAX_ENTRIES];
-    } seen = {.head.nent = 2 * CPUID_MAX_ENTRIES};
-    int result = kvm_ioctl(guest.vm.vcpu_fd, KVM_GET_CPUID2, &seen);
+    struct kvm_cpuid_buffer buffer = {0};
+    struct kvm_cpuid2 *seen = kvm_cpuid_of(&buffer);
+    seen->nent = KVM_CPUID_ENTRIES;
+    int result = kvm_ioctl(guest.vm.vcpu_fd, KVM_GET_CPUID2, seen);
     char changed[80] = "";
     size_t used = 0;
     for (unsigned i = 0; result == 0 && i < guest.model.count; i++) {
         const struct cpuid_entry *m = &guest.model.entry[i];
-        for (uint32_t j = 0; j < seen.head.nent && j < ARRAY_LEN(seen.entry); j++) {
-            const struct kvm_cpuid_entry2 *k = &seen.entry[j];
+        for (uint32_t j = 0; j < seen->nent && j < KVM_CPUID_ENTRIES; j++) {
+            const struct kvm_cpuid_entry2 *k = &seen->entries[j];
             if (k->function != m->leaf || (m->subleaf != CPUID_NO_SUBLEAF && k->index != m->subleaf) ||
                 same_leaf(k, m))
                 continue;

@@ -81,9 +81,10 @@ static struct kvm_segment segment_to_kvm(const struct segment *s)
 #define FOR_EACH_GPR(X)                                                                                      \
     X(GPR_RAX, rax)                                                                                          \
     X(GPR_RCX, rcx)                                                                                          \
-    X(GPR_RDX, rdx) X(GPR_RBX, rbx) X(GPR_RSP, rsp) X(GPR_RBP, rbp) X(GPR_RSI, rsi) X(GPR_RDI, rdi)          \
-        X(GPR_R8, r8) X(GPR_R9, r9) X(GPR_R10, r10) X(GPR_R11, r11) X(GPR_R12, r12) X(GPR_R13, r13)          \
-            X(GPR_R14, r14) X(GPR_R15, r15)
+    X(GPR_RDX, rdx)                                                                                          \
+    X(GPR_RBX, rbx) X(GPR_RSP, rsp) X(GPR_RBP, rbp) X(GPR_RSI, rsi) X(GPR_RDI, rdi) X(GPR_R8, r8)            \
+        X(GPR_R9, r9) X(GPR_R10, r10) X(GPR_R11, r11) X(GPR_R12, r12) X(GPR_R13, r13) X(GPR_R14, r14)        \
+            X(GPR_R15, r15)
 
 static int get_regs(const struct kvm_vm *vm, struct vcpu_state *s, struct error *err)
 {
@@ -320,42 +321,49 @@ static const struct msr_field msr_fields[] = {
     {0xc0000102, offsetof(struct vcpu_state, kernel_gs_base)},
 };
 
+/* struct kvm_msrs ends in an array of any length. */
 struct msr_list {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entry[ARRAY_LEN(msr_fields)];
+    _Alignas(8) uint8_t bytes[sizeof(struct kvm_msrs) + ARRAY_LEN(msr_fields) * sizeof(struct kvm_msr_entry)];
 };
 
-static int transfer_msrs(const struct kvm_vm *vm, unsigned long request, const char *verb,
-                         struct msr_list *list, struct error *err)
+static struct kvm_msrs *msrs_of(struct msr_list *list)
 {
-    int done = kvm_ioctl(vm->vcpu_fd, request, list);
+    struct kvm_msrs *msrs = (struct kvm_msrs *)(void *)list->bytes;
+    msrs->nmsrs = ARRAY_LEN(msr_fields);
+    for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++)
+        msrs->entries[i].index = msr_fields[i].index;
+    return msrs;
+}
+
+static int transfer_msrs(const struct kvm_vm *vm, unsigned long request, const char *verb,
+                         struct kvm_msrs *msrs, struct error *err)
+{
+    int done = kvm_ioctl(vm->vcpu_fd, request, msrs);
     if (done < 0)
         return error_errno(err, done, "%s MSRs", verb);
     if ((size_t)done < ARRAY_LEN(msr_fields))
         return error_set(err, -EINVAL, "KVM does not %s MSR 0x%x (value 0x%" PRIx64 ")", verb,
-                         list->entry[done].index, (uint64_t)list->entry[done].data);
+                         msrs->entries[done].index, (uint64_t)msrs->entries[done].data);
     return 0;
 }
 
 static int get_msrs(const struct kvm_vm *vm, struct vcpu_state *s, struct error *err)
 {
-    struct msr_list list = {.head.nmsrs = ARRAY_LEN(msr_fields)};
-    for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++)
-        list.entry[i].index = msr_fields[i].index;
-    int result = transfer_msrs(vm, KVM_GET_MSRS, "read", &list, err);
+    struct msr_list list = {0};
+    struct kvm_msrs *msrs = msrs_of(&list);
+    int result = transfer_msrs(vm, KVM_GET_MSRS, "read", msrs, err);
     for (size_t i = 0; result == 0 && i < ARRAY_LEN(msr_fields); i++)
-        memcpy((uint8_t *)s + msr_fields[i].offset, &list.entry[i].data, sizeof(uint64_t));
+        memcpy((uint8_t *)s + msr_fields[i].offset, &msrs->entries[i].data, sizeof(uint64_t));
     return result;
 }
 
 static int set_msrs(struct kvm_vm *vm, const struct vcpu_state *s, struct error *err)
 {
-    struct msr_list list = {.head.nmsrs = ARRAY_LEN(msr_fields)};
-    for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++) {
-        list.entry[i].index = msr_fields[i].index;
-        memcpy(&list.entry[i].data, (const uint8_t *)s + msr_fields[i].offset, sizeof(uint64_t));
-    }
-    return transfer_msrs(vm, KVM_SET_MSRS, "write", &list, err);
+    struct msr_list list = {0};
+    struct kvm_msrs *msrs = msrs_of(&list);
+    for (size_t i = 0; i < ARRAY_LEN(msr_fields); i++)
+        memcpy(&msrs->entries[i].data, (const uint8_t *)s + msr_fields[i].offset, sizeof(uint64_t));
+    return transfer_msrs(vm, KVM_SET_MSRS, "write", msrs, err);
 }
 
 /* ---- events ---- */

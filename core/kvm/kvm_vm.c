@@ -190,16 +190,13 @@ int kvm_vm_map(struct kvm_vm *vm, uint32_t slot, gpa_t gpa, void *host, uint64_t
 
 int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct error *err)
 {
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entry[CPUID_MAX_ENTRIES];
-    } cpuid;
-    memset(&cpuid, 0, sizeof(cpuid));
-    cpuid.head.nent = model->count;
+    struct kvm_cpuid_buffer buffer = {0};
+    struct kvm_cpuid2 *cpuid = kvm_cpuid_of(&buffer);
+    cpuid->nent = model->count;
     for (unsigned i = 0; i < model->count; i++) {
         const struct cpuid_entry *from = &model->entry[i];
         bool has_subleaf = from->subleaf != CPUID_NO_SUBLEAF;
-        cpuid.entry[i] = (struct kvm_cpuid_entry2){
+        cpuid->entries[i] = (struct kvm_cpuid_entry2){
             .function = from->leaf,
             .index = has_subleaf ? from->subleaf : 0,
             .flags = has_subleaf ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
@@ -209,7 +206,7 @@ int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct er
             .edx = from->edx,
         };
     }
-    int result = kvm_ioctl(vm->vcpu_fd, KVM_SET_CPUID2, &cpuid);
+    int result = kvm_ioctl(vm->vcpu_fd, KVM_SET_CPUID2, cpuid);
     return result < 0 ? error_errno(err, result, "KVM_SET_CPUID2") : 0;
 }
 

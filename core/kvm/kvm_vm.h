@@ -53,6 +53,18 @@ int kvm_vm_enable(struct kvm_vm *vm, uint32_t capability, uint64_t argument);
 int kvm_vm_map(struct kvm_vm *vm, uint32_t slot, gpa_t gpa, void *host, uint64_t bytes, bool log_dirty,
                struct error *err) must_check;
 
+/* struct kvm_cpuid2 ends in an array of any length: room for it with KVM_CPUID_ENTRIES. */
+#define KVM_CPUID_ENTRIES 128
+struct kvm_cpuid_buffer {
+    _Alignas(
+        8) uint8_t bytes[sizeof(struct kvm_cpuid2) + KVM_CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2)];
+};
+
+static inline struct kvm_cpuid2 *kvm_cpuid_of(struct kvm_cpuid_buffer *buffer)
+{
+    return (struct kvm_cpuid2 *)(void *)buffer->bytes;
+}
+
 int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct error *err) must_check;
 
 /*
