@@ -156,9 +156,10 @@ uint64_t *page_entry(uint64_t *root, uint64_t address);
 
 /*
  * Makes and loads page tables that map [0, bytes) to itself, writable, in 2 MiB pages, for ring 0 only, except
- * for user_start..user_end (guest.ld), which ring 3 may use. Returns the root.
+ * for user_start..user_end (guest.ld), which ring 3 may use. flags are more page flags: with PAGE_ACCESSED | PAGE_DIRTY
+ * the CPU finds these bits set and need not write to the tables. Returns the root.
  */
-uint64_t *paging_init(uint64_t bytes);
+uint64_t *paging_init(uint64_t bytes, uint64_t flags);
 
 extern char user_start[], user_end[], guest_stack[], guest_stack_end[];
 

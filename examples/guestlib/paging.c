@@ -52,23 +52,23 @@ uint64_t *page_entry(uint64_t *root, uint64_t address)
 }
 
 /* The 2 MiB from address on in 4 KiB pages, ring 3 only let in where the user part of the image is. */
-static void map_small_pages(uint64_t *root, uint64_t address)
+static void map_small_pages(uint64_t *root, uint64_t address, uint64_t flags)
 {
     for (uint64_t page = address; page < address + LARGE_PAGE_BYTES; page += PAGE_BYTES) {
         bool user = page >= (uintptr_t)user_start && page < (uintptr_t)user_end;
-        page_map(root, page, page, PAGE_WRITABLE | (user ? PAGE_USER : 0));
+        page_map(root, page, page, flags | PAGE_WRITABLE | (user ? PAGE_USER : 0));
     }
 }
 
-uint64_t *paging_init(uint64_t bytes)
+uint64_t *paging_init(uint64_t bytes, uint64_t flags)
 {
     uint64_t user_low = (uintptr_t)user_start, user_high = (uintptr_t)user_end;
     uint64_t *root = page_allocate();
     for (uint64_t page = 0; page < bytes; page += LARGE_PAGE_BYTES) {
         if (user_low != user_high && page < user_high && page + LARGE_PAGE_BYTES > user_low)
-            map_small_pages(root, page);
+            map_small_pages(root, page, flags);
         else
-            page_map(root, page, page, PAGE_WRITABLE | PAGE_LARGE);
+            page_map(root, page, page, flags | PAGE_WRITABLE | PAGE_LARGE);
     }
     write_cr3((uintptr_t)root);
     return root;

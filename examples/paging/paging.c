@@ -178,7 +178,7 @@ void guest_main(void)
     interrupt_set_handler(VECTOR_GENERAL_PROTECTION, general_protection);
     interrupt_set_handler(VECTOR_SYSTEM_CALL, system_call);
     write_msr(MSR_EFER, read_msr(MSR_EFER) | EFER_NXE);
-    root = paging_init(IDENTITY_BYTES);
+    root = paging_init(IDENTITY_BYTES, 0);
     zero_page = (uintptr_t)page_allocate();
 
     demand_paging();

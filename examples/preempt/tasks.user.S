@@ -59,7 +59,10 @@ task_nothing:
         int     $SYSTEM_CALL
         jmp     .
 
-/* Long string instructions, forwards and backwards. */
+/*
+ * Long string instructions, forwards and backwards. The long one goes backwards: forwards, CPUs move many words at once,
+ * and a millisecond would be tens of millions of steps.
+ */
         .globl task_string
 task_string:
         mov     $5, %edi
@@ -67,16 +70,16 @@ task_string:
 1:      inc     %rbx
         imul    $0x10001, %rbx, %rax
         lea     string_a(%rip), %rdi
-        mov     $STRING_WORDS, %ecx
+        mov     $STRING_WORDS / 8, %ecx
         rep stosq
         lea     string_a(%rip), %rsi
         lea     string_b(%rip), %rdi
-        mov     $STRING_WORDS, %ecx
+        mov     $STRING_WORDS / 8, %ecx
         rep movsq
         std
         lea     string_b + 8 * (STRING_WORDS - 2)(%rip), %rsi
         lea     string_a + 8 * (STRING_WORDS - 1)(%rip), %rdi
-        mov     $STRING_WORDS / 8, %ecx
+        mov     $STRING_WORDS - 8, %ecx
         rep movsq
         cld
         mov     %ebx, %ecx

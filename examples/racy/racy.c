@@ -103,7 +103,7 @@ void guest_main(void)
         thread_init(i);
     gdt_init();
     idt_init();
-    paging_init(IDENTITY_BYTES);
+    paging_init(IDENTITY_BYTES, PAGE_ACCESSED | PAGE_DIRTY);
     interrupt_set_handler(VECTOR_IRQ0, timer);
     interrupt_set_handler(VECTOR_SYSTEM_CALL, system_call);
     pic_init();

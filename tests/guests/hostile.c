@@ -108,7 +108,7 @@ static void mmio(void)
 /* Random page tables for the second 512 GiB, and accesses all over them. */
 static void tables(void)
 {
-    uint64_t *root = paging_init(0x400000);
+    uint64_t *root = paging_init(0x400000, 0);
     uint64_t *table[4];
     for (unsigned i = 0; i < ARRAY_LEN(table); i++)
         table[i] = page_allocate();
@@ -199,7 +199,7 @@ static void endless_ud(void)
 static void endless_pf(void)
 {
     interrupt_set_handler(VECTOR_PAGE_FAULT, no_change);
-    paging_init(0x400000);
+    paging_init(0x400000, 0);
     (void)*(volatile uint64_t *)0x40000000;
 }
 
