@@ -212,6 +212,9 @@ int trace_reader_find_event(struct trace_reader *r, position_t position, uint64_
     int result = reader_search(r, &r->events, INDEX_BY_POSITION, position, true, &n, err);
     if (result >= 0 && n > 0)
         result = reader_record(r, &r->events, n - 1, &record, err);
+    if (result >= 0 && record.first > r->info.events)
+        result = trace_damaged(&r->source, record.offset, err, "the index has event %llu of %llu in this chunk",
+                               (unsigned long long)record.first, (unsigned long long)r->info.events);
     if (result < 0)
         return result;
     *event_index = 0;
