@@ -19,6 +19,9 @@ enum engine_stop {
     ENGINE_STOP_HALT,      /* HLT was executed, activity is ACTIVITY_HALTED */
     ENGINE_STOP_SHUTDOWN,  /* triple fault */
     ENGINE_STOP_BOUNDARY,  /* the boundary said stop, or failed */
+    ENGINE_STOP_BREAK, /* request.points: the next instruction is at a break address; it was not executed */
+    ENGINE_STOP_WATCH, /* request.points: the transition just made accessed a watched range (engine_ops.hit) */
+    ENGINE_STOP_CATCH, /* request.points: the transition just made is one of those to catch (engine_ops.hit) */
 };
 
 /*
@@ -34,10 +37,49 @@ struct engine_match {
     void *context;
 };
 
+enum engine_access { ENGINE_ACCESS_READ = 1, ENGINE_ACCESS_WRITE = 2 };
+
+/* A watched range of linear addresses. Accesses by instructions count, at any privilege level; not code fetches or page walks. */
+struct engine_watch {
+    gva_t address;
+    uint64_t length;  /* at least 1; address + length does not overflow */
+    uint8_t accesses; /* enum engine_access bits */
+};
+
+enum engine_catch {
+    ENGINE_CATCH_SYSCALL = 1, /* SYSCALL, SYSENTER, and INT n from CPL 3 */
+    ENGINE_CATCH_CR3 = 2,     /* MOV to CR3 */
+};
+
+/*
+ * What a debugger wants to be stopped at. Belongs to the caller, unchanged during run(); watches may only change
+ * together with watch_generation. Never visible to the guest, and free of cost where it is empty.
+ */
+struct engine_points {
+    const gva_t *breaks; /* linear addresses of instructions, ascending, no duplicates */
+    size_t break_count;
+    const struct engine_watch *watches;
+    size_t watch_count;
+    uint64_t watch_generation; /* 0 = no watches; otherwise another number whenever they change */
+    uint64_t exceptions;       /* bit v: stop after the delivery of exception v (0..31) */
+    uint32_t catches;          /* enum engine_catch bits */
+};
+
+/* Details of the last ENGINE_STOP_WATCH or ENGINE_STOP_CATCH. */
+struct engine_hit {
+    size_t watch;     /* index into watches */
+    gva_t address;    /* of the access: its first byte inside the watched range */
+    uint8_t access;   /* enum engine_access: what it did; both for a read-modify-write */
+    uint8_t vector;   /* exception or software interrupt */
+    uint32_t catches; /* the enum engine_catch that was met, 0 for an exception */
+};
+
 struct engine_request {
     position_t limit;                 /* stop when position reaches it; POSITION_UNKNOWN = none */
     bool want_window;                 /* stop as soon as engine_can_interrupt() would be true */
     const struct engine_match *match; /* or NULL */
+    /* Break addresses are not looked at where run() starts, so that a caller can go on from one. NULL: none. */
+    const struct engine_points *points;
 };
 
 struct engine;
@@ -55,6 +97,8 @@ struct engine_ops {
     /* The canonical state; the pointer stays valid and current until the next call into the engine. */
     const struct vcpu_state *(*state)(struct engine *e);
     int (*set_state)(struct engine *e, const struct vcpu_state *state, struct error *err);
+    /* After ENGINE_STOP_WATCH or ENGINE_STOP_CATCH. NULL in an engine without points (KVM): its run() gives -EINVAL for them. */
+    const struct engine_hit *(*hit)(const struct engine *e);
     /* Makes run() return ENGINE_STOP_ATTENTION soon. Async-signal-safe, callable from any thread; sticky. */
     void (*kick)(struct engine *e);
     /* Transitions completed; POSITION_UNKNOWN if the engine cannot count. */
