@@ -8,6 +8,7 @@ foreach(bits 64 32)
 endforeach()
 target_compile_options(symbols_guest_64 PRIVATE -gdwarf-5)
 target_compile_options(symbols_guest_32 PRIVATE -gdwarf-4)
+target_link_libraries(test_symbols PRIVATE PkgConfig::DW)
 add_dependencies(test_symbols symbols_guest_64 symbols_guest_32)
 target_compile_definitions(test_symbols PRIVATE
   SYMBOLS_GUEST_SOURCE="${CMAKE_CURRENT_LIST_DIR}/symbols_guest.c"
