@@ -183,19 +183,12 @@ static bool is_software_interrupt(const struct plan *p)
            p->mnemonic == ZYDIS_MNEMONIC_INT3 || p->mnemonic == ZYDIS_MNEMONIC_INTO;
 }
 
-static bool is_iret(const struct plan *p)
-{
-    return p->mnemonic == ZYDIS_MNEMONIC_IRET || p->mnemonic == ZYDIS_MNEMONIC_IRETD ||
-           p->mnemonic == ZYDIS_MNEMONIC_IRETQ;
-}
-
 /* One instruction (or REP iteration), with RF, TF and the interrupt shadow taken care of. */
 static enum step execute_with_care(struct emu *e, const struct plan *p)
 {
     uint64_t before = e->cpu.rflags;
     uint8_t shadow = e->cpu.shadow;
-    bool iret = is_iret(p), software = is_software_interrupt(p),
-         syscall = p->mnemonic == ZYDIS_MNEMONIC_SYSCALL;
+    bool software = is_software_interrupt(p), syscall = p->mnemonic == ZYDIS_MNEMONIC_SYSCALL;
     position_t limit = e->limit;
     e->limit = e->position + 1;
     e->cpu.rflags &= ~RFLAGS_RF;
@@ -207,8 +200,6 @@ static enum step execute_with_care(struct emu *e, const struct plan *p)
     }
     if (step == STEP_AGAIN)
         e->cpu.rflags |= before & RFLAGS_RF;
-    else if (!iret)
-        e->cpu.rflags &= ~RFLAGS_RF;
     if (e->cpu.shadow == shadow)
         e->cpu.shadow = SHADOW_NONE;
     /* SYSCALL masks TF as part of itself, and traps by what is left (SDM 2, SYSCALL). */
