@@ -9,22 +9,25 @@
 #include "trace-format/chunk.h"
 #include "trace-format/trace_index.h"
 
-enum { MAX_CHUNKS = 4096 };
+enum { MAX_CHUNKS = 1024 };
 
 struct piece {
     struct chunk_header header;
     uint64_t old_offset, new_offset;
-    uint8_t *raw; /* not owned by a duplicate */
+    const uint8_t *stored; /* in the trace */
+    uint8_t *raw;
     size_t raw_length;
 };
 
 struct mutation {
     struct random random;
-    struct piece *pieces; /* as read; pieces[i].raw is owned */
+    struct piece *pieces; /* as read */
     size_t piece_count;
     size_t order[MAX_CHUNKS + 8]; /* which pieces are written, in which order */
     size_t order_count;
     struct buffer out;
+    ZSTD_CCtx *compressor;
+    ZSTD_DCtx *decompressor;
 };
 
 static uint64_t interesting(struct random *r)
@@ -85,6 +88,7 @@ static bool split(struct mutation *m, const uint8_t *trace, size_t length)
         const uint8_t *stored = trace + offset + CHUNK_HEADER_BYTES;
         if (p->header.stored_length > length - offset - CHUNK_HEADER_BYTES)
             return false;
+        p->stored = stored;
         p->raw_length = p->header.raw_length;
         p->raw = malloc(p->raw_length + 1);
         if (!p->raw)
@@ -92,7 +96,8 @@ static bool split(struct mutation *m, const uint8_t *trace, size_t length)
         m->order[m->order_count++] = m->piece_count++;
         if (p->header.compression == CHUNK_STORED)
             memcpy(p->raw, stored, p->raw_length);
-        else if (ZSTD_decompress(p->raw, p->raw_length, stored, p->header.stored_length) != p->raw_length)
+        else if (ZSTD_decompressDCtx(m->decompressor, p->raw, p->raw_length, stored,
+                                     p->header.stored_length) != p->raw_length)
             return false;
         offset += CHUNK_HEADER_BYTES + p->header.stored_length;
     }
@@ -269,26 +274,38 @@ static void mutate_header(struct random *r, struct chunk_header *h)
     }
 }
 
-enum { KEEP_COMPRESSION = 255 };
-
-static void emit(struct mutation *m, struct chunk_header h, const struct buffer *raw,
-                 uint8_t force_compression, bool lie_about_length)
+/* The bytes of a payload as they are stored; an unchanged one as it was. */
+static void store_payload(struct mutation *m, const struct piece *p, const struct buffer *raw,
+                          struct chunk_header *h, struct buffer *stored)
 {
-    size_t room = ZSTD_compressBound(raw->length);
-    uint8_t *stored = malloc(room + 1);
-    if (!stored)
+    bool same = raw->length == p->raw_length && (!raw->length || memcmp(raw->data, p->raw, raw->length) == 0);
+    if (same) {
+        buffer_put(stored, p->stored, p->header.stored_length);
         return;
-    bool compress = h.compression == CHUNK_ZSTD;
-    size_t length = compress ? ZSTD_compress(stored, room, raw->data, raw->length, 1) : raw->length;
-    if (compress && (ZSTD_isError(length) || length >= raw->length)) {
-        compress = false;
-        length = raw->length;
     }
-    if (!compress && length)
-        memcpy(stored, raw->data, length);
-    h.compression = compress ? CHUNK_ZSTD : CHUNK_STORED;
-    if (force_compression != KEEP_COMPRESSION)
-        h.compression = force_compression;
+    if (h->compression == CHUNK_ZSTD) {
+        size_t room = ZSTD_compressBound(raw->length);
+        uint8_t *to = buffer_extend(stored, room);
+        size_t n = to ? ZSTD_compressCCtx(m->compressor, to, room, raw->data, raw->length, 1) : SIZE_MAX;
+        stored->length = 0;
+        if (!ZSTD_isError(n) && n < raw->length) {
+            stored->length = n;
+            return;
+        }
+        h->compression = CHUNK_STORED;
+    }
+    buffer_put(stored, raw->data, raw->length);
+}
+
+static void emit(struct mutation *m, const struct piece *p, struct chunk_header h, const struct buffer *raw,
+                 bool lie_about_length)
+{
+    struct buffer stored = {0};
+    uint8_t claimed = h.compression;
+    h.compression = p->header.compression;
+    store_payload(m, p, raw, &h, &stored);
+    if (claimed != p->header.compression)
+        h.compression = claimed;
     uint32_t raw_length = (uint32_t)raw->length;
     if (lie_about_length)
         raw_length = random_below(&m->random, 2) ? raw_length + 1 : (uint32_t)interesting(&m->random);
@@ -298,16 +315,16 @@ static void emit(struct mutation *m, struct chunk_header h, const struct buffer 
     buffer_put_u8(&m->out, h.compression);
     buffer_put_u8(&m->out, h.flags);
     buffer_put_u8(&m->out, 0);
-    buffer_put_u32(&m->out, (uint32_t)length);
+    buffer_put_u32(&m->out, (uint32_t)stored.length);
     buffer_put_u32(&m->out, raw_length);
     buffer_put_u64(&m->out, h.first);
     buffer_put_u64(&m->out, h.count);
     buffer_put_u64(&m->out, h.position);
-    buffer_put_u64(&m->out, hash64(stored, length));
+    buffer_put_u64(&m->out, hash64(stored.data, stored.length));
     if (!m->out.failed)
         buffer_put_u64(&m->out, hash64(m->out.data + begin, m->out.length - begin));
-    buffer_put(&m->out, stored, length);
-    free(stored);
+    buffer_put(&m->out, stored.data, stored.length);
+    buffer_free(&stored);
 }
 
 static void mutate_structure(struct mutation *m, const uint8_t *trace)
@@ -326,7 +343,6 @@ static void mutate_structure(struct mutation *m, const uint8_t *trace)
         struct piece *p = &m->pieces[m->order[i]];
         struct chunk_header h = p->header;
         struct buffer raw = {0};
-        uint8_t compression = KEEP_COMPRESSION;
         buffer_put(&raw, p->raw, p->raw_length);
         relocate_payload(m, p, &raw);
         p->new_offset = m->out.length;
@@ -337,12 +353,9 @@ static void mutate_structure(struct mutation *m, const uint8_t *trace)
                 mutate_bytes(r, &raw);
             } else {
                 mutate_header(r, &h);
-                if (h.compression != p->header.compression)
-                    compression = h.compression;
-                h.compression = p->header.compression;
             }
         }
-        emit(m, h, &raw, compression, lie && target[0] == i);
+        emit(m, p, h, &raw, lie && target[0] == i);
         buffer_free(&raw);
     }
 }
@@ -380,7 +393,9 @@ uint8_t *trace_mutate(const uint8_t *trace, size_t length, uint64_t seed, size_t
         return NULL;
     m->random.state = seed;
     m->pieces = calloc(MAX_CHUNKS, sizeof(*m->pieces));
-    bool structured = m->pieces && random_below(&m->random, 8) != 0 && split(m, trace, length);
+    m->compressor = ZSTD_createCCtx();
+    bool structured =
+        m->pieces && m->compressor && random_below(&m->random, 8) != 0 && split(m, trace, length);
     if (structured)
         mutate_structure(m, trace);
     else
@@ -388,6 +403,8 @@ uint8_t *trace_mutate(const uint8_t *trace, size_t length, uint64_t seed, size_t
     for (size_t i = 0; i < m->piece_count; i++)
         free(m->pieces[i].raw);
     free(m->pieces);
+    ZSTD_freeCCtx(m->compressor);
+    ZSTD_freeDCtx(m->decompressor);
     uint8_t *result = m->out.failed ? NULL : m->out.data;
     if (!result)
         buffer_free(&m->out);

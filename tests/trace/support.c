@@ -322,7 +322,7 @@ uint8_t *test_ram_place(void *ram, gfn_t gfn)
 static void write_first_keyframe(struct trace_writer *w, struct test_ram *ram, struct random *r)
 {
     struct error err;
-    gfn_t changed[96];
+    gfn_t changed[80];
     for (unsigned i = 0; i < ARRAY_LEN(changed); i++) {
         changed[i] = test_frame(i * 10);
         uint8_t *page = ram_at(ram, changed[i]);
@@ -342,7 +342,7 @@ static void write_first_keyframe(struct trace_writer *w, struct test_ram *ram, s
 
 struct small_trace make_small_trace(const char *path, uint64_t seed, bool positions, bool end, bool seal)
 {
-    enum { EVENTS = 400, FLUSH_EVERY = 50, KEYFRAMES = 9 };
+    enum { EVENTS = 200, FLUSH_EVERY = SMALL_TRACE_FLUSH, KEYFRAMES = 6 };
     struct error err;
     struct random r = {seed};
     struct test_ram ram = {calloc(TEST_RAM_PAGES, 4096)};
@@ -374,9 +374,9 @@ static void seal_keyframe(struct trace_writer *w, struct random *r, struct test_
                           uint64_t events)
 {
     struct error err;
-    gfn_t changed[40];
+    gfn_t changed[20];
     for (unsigned j = 0; j < ARRAY_LEN(changed); j++) {
-        changed[j] = test_frame((unsigned)random_below(r, 25) + j * 25);
+        changed[j] = test_frame((unsigned)random_below(r, 50) + j * 50);
         if (random_below(r, 8) == 0)
             memset(ram_at(ram, changed[j]), 0, 4096);
         else
@@ -429,25 +429,41 @@ void seal_small_trace(const char *path, uint64_t seed, unsigned keyframes)
 
 struct walk_ram {
     uint8_t page[4096];
-    uint8_t *placed; /* a bit per frame below 2^24 */
+    gfn_t *frames; /* those that were asked for */
+    size_t count, capacity;
 };
 
 static uint8_t *walk_place(void *context, gfn_t gfn)
 {
     struct walk_ram *ram = context;
-    if (gfn >> 24)
-        return NULL;
-    uint8_t bit = (uint8_t)(1u << (gfn % 8));
-    if (ram->placed[gfn / 8] & bit)
-        fatal("a frame was asked for twice");
-    ram->placed[gfn / 8] |= bit;
+    if (ram->count == ram->capacity) {
+        ram->capacity = ram->capacity ? ram->capacity * 2 : 256;
+        ram->frames = realloc(ram->frames, ram->capacity * sizeof(*ram->frames));
+    }
+    ram->frames[ram->count++] = gfn;
     return ram->page;
+}
+
+static int compare_frames(const void *a, const void *b)
+{
+    gfn_t x = *(const gfn_t *)a, y = *(const gfn_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void check_asked_once(struct walk_ram *ram)
+{
+    if (ram->count)
+        qsort(ram->frames, ram->count, sizeof(*ram->frames), compare_frames);
+    for (size_t i = 1; i < ram->count; i++)
+        if (ram->frames[i] == ram->frames[i - 1])
+            fatal("a frame was asked for twice");
+    ram->count = 0;
 }
 
 static int walk_keyframes(struct trace_reader *r, struct error *err)
 {
-    enum { PLACED_BYTES = 1 << 21, AT_MOST = 12 };
-    struct walk_ram ram = {.placed = malloc(PLACED_BYTES)};
+    enum { AT_MOST = 8 };
+    struct walk_ram ram = {.count = 0};
     struct buffer state = {0};
     struct trace_keyframe_info found = {0};
     uint64_t count = trace_reader_info(r)->keyframes;
@@ -458,14 +474,14 @@ static int walk_keyframes(struct trace_reader *r, struct error *err)
         result = trace_reader_keyframe_info(r, k, &info, err);
         if (result >= 0)
             result = trace_reader_find_keyframe(r, info.position, &found, err);
-        memset(ram.placed, 0, PLACED_BYTES);
         if (result >= 0)
             result = trace_reader_load_keyframe(r, k, &state, walk_place, &ram, err);
+        check_asked_once(&ram);
     }
     if (result >= 0 && count)
         result = trace_reader_find_keyframe(r, random_u64(&(struct random){count}), &found, err);
     buffer_free(&state);
-    free(ram.placed);
+    free(ram.frames);
     return result;
 }
 

@@ -52,6 +52,7 @@ gfn_t test_frame(unsigned page);                    /* of test_meta's layout */
 const uint8_t *test_ram_page(void *ram, gfn_t gfn); /* for trace_keyframe_input.page */
 uint8_t *test_ram_place(void *ram, gfn_t gfn);      /* for trace_reader_load_keyframe */
 
+#define SMALL_TRACE_FLUSH 25 /* events per chunk */
 struct small_trace {
     uint64_t events, keyframes;
 };

@@ -215,7 +215,7 @@ static void abandoned_sealing_is_taken_back(void **state)
     uint8_t *before = read_whole_file(path, &before_length);
     struct trace_writer *w;
     must(trace_seal_open(&w, path, &err), &err);
-    for (unsigned i = 0; i < 300; i++)
+    for (unsigned i = 0; i < 3 * SMALL_TRACE_FLUSH; i++)
         must(trace_seal_position(w, i, &err), &err);
     trace_writer_destroy(w);
     must(trace_seal_open(&w, path, &err), &err);
