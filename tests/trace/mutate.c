@@ -394,8 +394,9 @@ uint8_t *trace_mutate(const uint8_t *trace, size_t length, uint64_t seed, size_t
     m->random.state = seed;
     m->pieces = calloc(MAX_CHUNKS, sizeof(*m->pieces));
     m->compressor = ZSTD_createCCtx();
-    bool structured =
-        m->pieces && m->compressor && random_below(&m->random, 8) != 0 && split(m, trace, length);
+    m->decompressor = ZSTD_createDCtx();
+    bool structured = m->pieces && m->compressor && m->decompressor && random_below(&m->random, 8) != 0 &&
+                      split(m, trace, length);
     if (structured)
         mutate_structure(m, trace);
     else
