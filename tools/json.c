@@ -145,12 +145,6 @@ void json_i64(struct json *j, const char *key, int64_t value)
     fprintf(j->out, "%" PRId64, value);
 }
 
-void json_seconds(struct json *j, const char *key, uint64_t ns)
-{
-    member(j, key);
-    fprintf(j->out, "%" PRIu64 ".%06" PRIu64, ns / 1000000000, ns % 1000000000 / 1000);
-}
-
 void json_bool(struct json *j, const char *key, bool value)
 {
     member(j, key);
