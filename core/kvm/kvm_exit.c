@@ -4,10 +4,12 @@
 
 #include "core/kvm/kvm_internal.h"
 
-#define MSR_TSC         0x10u
-#define MSR_APIC_BASE   0x1bu
-#define MSR_MISC_ENABLE 0x1a0u
-#define MSR_TSC_AUX     0xc0000103u
+#define MSR_TSC          0x10u
+#define MSR_APIC_BASE    0x1bu
+#define MSR_SYSENTER_ESP 0x175u
+#define MSR_SYSENTER_EIP 0x176u
+#define MSR_MISC_ENABLE  0x1a0u
+#define MSR_TSC_AUX      0xc0000103u
 
 /* APIC_BASE: BSP (8), enable (11) and the address may be written. */
 #define APIC_BASE_WRITABLE_LOW ((uint64_t)0x900)
@@ -90,6 +92,10 @@ static uint64_t *held_msr(struct kvm_engine *e, uint32_t index)
     switch (index) {
     case MSR_APIC_BASE:
         return &e->state.apic_base;
+    case MSR_SYSENTER_ESP:
+        return &e->state.sysenter_esp;
+    case MSR_SYSENTER_EIP:
+        return &e->state.sysenter_eip;
     case MSR_MISC_ENABLE:
         return &e->state.misc_enable;
     case MSR_TSC_AUX:
@@ -97,6 +103,11 @@ static uint64_t *held_msr(struct kvm_engine *e, uint32_t index)
     default:
         return NULL;
     }
+}
+
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
 static bool apic_base_is_valid(const struct kvm_engine *e, uint64_t value)
@@ -130,17 +141,49 @@ static int handle_rdmsr(struct kvm_engine *e)
     return after_answer(e);
 }
 
-static int handle_wrmsr(struct kvm_engine *e)
+/* What the emulator does for WRMSR to these. */
+static int write_held_msr(struct kvm_engine *e, uint32_t index, uint64_t value, bool *known,
+                          struct error *err)
+{
+    struct vcpu_state *s = &e->state;
+    switch (index) {
+    case MSR_APIC_BASE:
+        *known = apic_base_is_valid(e, value);
+        break;
+    case MSR_SYSENTER_ESP:
+    case MSR_SYSENTER_EIP:
+        *known = is_canonical(value);
+        break;
+    case MSR_TSC_AUX:
+        value = (uint32_t)value;
+        break;
+    default:
+        break;
+    }
+    if (!*known)
+        return 0;
+    if (index != MSR_SYSENTER_ESP && index != MSR_SYSENTER_EIP) {
+        *held_msr(e, index) = value;
+        return 0;
+    }
+    /* KVM needs these as well, and the others of the list go along: they have to be current. */
+    int result = kvm_state_get(&e->vm, &e->options, s, err);
+    if (result < 0)
+        return result;
+    *held_msr(e, index) = value;
+    return kvm_state_set_msrs(&e->vm, s, err);
+}
+
+static int handle_wrmsr(struct kvm_engine *e, struct error *err)
 {
     struct kvm_run *run = e->vm.run;
     struct boundary *b = e->engine.boundary;
     uint32_t index = run->msr.index;
-    uint64_t *held = held_msr(e, index);
     bool known = true;
-    if (held) {
-        known = index != MSR_APIC_BASE || apic_base_is_valid(e, run->msr.data);
-        if (known)
-            *held = index == MSR_TSC_AUX ? (uint32_t)run->msr.data : run->msr.data;
+    if (held_msr(e, index)) {
+        int result = write_held_msr(e, index, run->msr.data, &known, err);
+        if (result < 0)
+            return result;
     } else if (kvm_msr_is_let_through(index)) {
         known = false;
     } else {
@@ -190,7 +233,7 @@ int kvm_handle_exit(struct kvm_engine *e, struct error *err)
         return handle_rdmsr(e);
     case KVM_EXIT_X86_WRMSR:
         statistics->exits_msr++;
-        return handle_wrmsr(e);
+        return handle_wrmsr(e, err);
     case KVM_EXIT_HLT:
         statistics->exits_hlt++;
         return handle_hlt(e);

@@ -240,6 +240,17 @@ static bool same_leaf(const struct kvm_cpuid_entry2 *k, const struct cpuid_entry
            (k->edx | edx) == (m->edx | edx);
 }
 
+/* Kernels do not all set nent to the number of entries that they filled in; the rest is zeros. */
+static const struct kvm_cpuid_entry2 *find_leaf(const struct kvm_cpuid2 *seen, const struct cpuid_entry *m)
+{
+    for (uint32_t i = 0; i < seen->nent && i < KVM_CPUID_ENTRIES; i++) {
+        const struct kvm_cpuid_entry2 *k = &seen->entries[i];
+        if (k->function == m->leaf && (m->subleaf == CPUID_NO_SUBLEAF || k->index == m->subleaf))
+            return k;
+    }
+    return NULL;
+}
+
 static void probe_cpuid(struct kvm_probe *p)
 {
     struct probe_guest guest;
@@ -253,19 +264,17 @@ static void probe_cpuid(struct kvm_probe *p)
     size_t used = 0;
     for (unsigned i = 0; result == 0 && i < guest.model.count; i++) {
         const struct cpuid_entry *m = &guest.model.entry[i];
-        for (uint32_t j = 0; j < seen->nent && j < KVM_CPUID_ENTRIES; j++) {
-            const struct kvm_cpuid_entry2 *k = &seen->entries[j];
-            if (k->function != m->leaf || (m->subleaf != CPUID_NO_SUBLEAF && k->index != m->subleaf) ||
-                same_leaf(k, m))
-                continue;
-            int n = snprintf(changed + used, sizeof(changed) - used, " 0x%x", m->leaf);
-            used += n > 0 && (size_t)n < sizeof(changed) - used ? (size_t)n : 0;
-        }
+        const struct kvm_cpuid_entry2 *k = find_leaf(seen, m);
+        if (k && same_leaf(k, m))
+            continue;
+        int n = snprintf(changed + used, sizeof(changed) - used, " 0x%x", m->leaf);
+        used += n > 0 && (size_t)n < sizeof(changed) - used ? (size_t)n : 0;
     }
     if (result < 0)
         report(p, PROBE_UNKNOWN, "KVM_GET_CPUID2: %s", strerror(-result));
     else if (used)
-        report(p, PROBE_NO, "KVM changes leaf%s: a guest that asks does not see the documented CPU", changed);
+        report(p, PROBE_NO, "KVM changes leaves%s: a guest that asks does not see the documented CPU",
+               changed);
     else
         report(p, PROBE_YES, "the guest sees the documented CPU");
     probe_guest_destroy(&guest);

@@ -82,9 +82,9 @@ static struct kvm_segment segment_to_kvm(const struct segment *s)
     X(GPR_RAX, rax)                                                                                          \
     X(GPR_RCX, rcx)                                                                                          \
     X(GPR_RDX, rdx)                                                                                          \
-    X(GPR_RBX, rbx) X(GPR_RSP, rsp) X(GPR_RBP, rbp) X(GPR_RSI, rsi) X(GPR_RDI, rdi) X(GPR_R8, r8)            \
-        X(GPR_R9, r9) X(GPR_R10, r10) X(GPR_R11, r11) X(GPR_R12, r12) X(GPR_R13, r13) X(GPR_R14, r14)        \
-            X(GPR_R15, r15)
+    X(GPR_RBX, rbx)                                                                                          \
+    X(GPR_RSP, rsp) X(GPR_RBP, rbp) X(GPR_RSI, rsi) X(GPR_RDI, rdi) X(GPR_R8, r8) X(GPR_R9, r9)              \
+        X(GPR_R10, r10) X(GPR_R11, r11) X(GPR_R12, r12) X(GPR_R13, r13) X(GPR_R14, r14) X(GPR_R15, r15)
 
 static int get_regs(const struct kvm_vm *vm, struct vcpu_state *s, struct error *err)
 {
@@ -309,16 +309,22 @@ struct msr_field {
     size_t offset;
 };
 
+/*
+ * kvm_amd forgets the upper halves of the last two (it knows that AMD's SYSENTER exists in 32-bit mode only), so dejavm holds
+ * what the guest wrote, and KVM gets it for SYSENTER to work.
+ */
+#define WRITE_ONLY_MSRS 2
+
 static const struct msr_field msr_fields[] = {
     {0x174, offsetof(struct vcpu_state, sysenter_cs)},
-    {0x175, offsetof(struct vcpu_state, sysenter_esp)},
-    {0x176, offsetof(struct vcpu_state, sysenter_eip)},
     {0x277, offsetof(struct vcpu_state, pat)},
     {0xc0000081, offsetof(struct vcpu_state, star)},
     {0xc0000082, offsetof(struct vcpu_state, lstar)},
     {0xc0000083, offsetof(struct vcpu_state, cstar)},
     {0xc0000084, offsetof(struct vcpu_state, sfmask)},
     {0xc0000102, offsetof(struct vcpu_state, kernel_gs_base)},
+    {0x175, offsetof(struct vcpu_state, sysenter_esp)},
+    {0x176, offsetof(struct vcpu_state, sysenter_eip)},
 };
 
 /* struct kvm_msrs ends in an array of any length. */
@@ -352,12 +358,12 @@ static int get_msrs(const struct kvm_vm *vm, struct vcpu_state *s, struct error 
     struct msr_list list = {0};
     struct kvm_msrs *msrs = msrs_of(&list);
     int result = transfer_msrs(vm, KVM_GET_MSRS, "read", msrs, err);
-    for (size_t i = 0; result == 0 && i < ARRAY_LEN(msr_fields); i++)
+    for (size_t i = 0; result == 0 && i < ARRAY_LEN(msr_fields) - WRITE_ONLY_MSRS; i++)
         memcpy((uint8_t *)s + msr_fields[i].offset, &msrs->entries[i].data, sizeof(uint64_t));
     return result;
 }
 
-static int set_msrs(struct kvm_vm *vm, const struct vcpu_state *s, struct error *err)
+int kvm_state_set_msrs(struct kvm_vm *vm, const struct vcpu_state *s, struct error *err)
 {
     struct msr_list list = {0};
     struct kvm_msrs *msrs = msrs_of(&list);
@@ -450,7 +456,7 @@ int kvm_state_set(struct kvm_vm *vm, const struct kvm_state_options *options, co
     if (result == 0)
         result = set_fpu(vm, options, s, err);
     if (result == 0)
-        result = set_msrs(vm, s, err);
+        result = kvm_state_set_msrs(vm, s, err);
     if (result == 0)
         result = set_events(vm, options, s, err);
     return result;

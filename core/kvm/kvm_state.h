@@ -11,8 +11,8 @@ struct kvm_state_options {
 };
 
 /*
- * Reads everything that KVM holds; tsc_aux, apic_base, misc_enable and activity (and xcr0 without XSAVE), which dejavm
- * holds for KVM, keep their values in s.
+ * Reads everything that KVM holds; tsc_aux, apic_base, misc_enable, sysenter_esp, sysenter_eip and activity (and xcr0
+ * without XSAVE), which dejavm holds for KVM, keep their values in s.
  */
 int kvm_state_get(const struct kvm_vm *vm, const struct kvm_state_options *options, struct vcpu_state *s,
                   struct error *err) must_check;
@@ -20,5 +20,8 @@ int kvm_state_get(const struct kvm_vm *vm, const struct kvm_state_options *optio
 /* -EINVAL with a message that names what KVM did not take. */
 int kvm_state_set(struct kvm_vm *vm, const struct kvm_state_options *options, const struct vcpu_state *s,
                   struct error *err) must_check;
+
+/* Only the MSRs that are not in KVM's other structures. */
+int kvm_state_set_msrs(struct kvm_vm *vm, const struct vcpu_state *s, struct error *err) must_check;
 
 #endif

@@ -215,7 +215,7 @@ struct msr_range {
 };
 
 static const struct msr_range let_through[] = {
-    {0x174, 3},      /* IA32_SYSENTER_CS, _ESP, _EIP */
+    {0x174, 1},      /* IA32_SYSENTER_CS */
     {0x277, 1},      /* IA32_PAT */
     {0xc0000080, 5}, /* EFER, STAR, LSTAR, CSTAR, SFMASK */
     {0xc0000100, 3}, /* FS_BASE, GS_BASE, KERNEL_GS_BASE */

@@ -107,6 +107,13 @@ program segments
         compare
         mov ecx, 0xc0000102
         wrmsr
+        mov ecx, 0x175
+        wrmsr
+        mov ecx, 0x176
+        mov edx, 0xffff8000
+        wrmsr
+        rdmsr
+        compare
         swapgs
         compare
         sub rsp, 16
@@ -131,6 +138,7 @@ program segments
         compare
         mov ax, cs
         lar r14d, eax
+        and r14d, 0xf0ff00      /* bits 16 to 19 are undefined */
         lsl r15d, eax
         compare
         mov eax, 0x1234

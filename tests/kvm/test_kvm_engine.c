@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -457,8 +458,9 @@ static void *kick_repeatedly(void *context)
     for (unsigned i = 0; i < k->total; i++) {
         atomic_store(&k->kicks, i + 1);
         k->engine->ops->kick(k->engine);
-        while (atomic_load(&k->seen) != i + 1)
-            __builtin_ia32_pause();
+        for (unsigned spins = 1; atomic_load(&k->seen) != i + 1; spins++)
+            if (spins % 4096 == 0) /* there may be one CPU only */
+                sched_yield();
     }
     return NULL;
 }
