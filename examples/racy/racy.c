@@ -3,7 +3,7 @@
  * shared list is corrupted (see list.user.c for the bug), or until all ticks went by and all is well: in about
  * half of the runs, each.
  *
- * Exit status: 1 after a panic, else 0. Command line: ticks=N (24), rate=HZ (1000).
+ * Exit status: 1 after a panic, else 0. Command line: ticks=N (28), rate=HZ (1000).
  */
 #include "cpu.h"
 #include "list.h"
@@ -91,7 +91,7 @@ static void thread_init(unsigned number)
 
 void guest_main(void)
 {
-    ticks_wanted = option_number("ticks", 24);
+    ticks_wanted = option_number("ticks", 28);
     uint64_t rate = option_number("rate", 1000);
     if (ticks_wanted == 0 || rate < 19 || rate > 100000)
         panic("ticks=%lu rate=%lu: at least 1, and 19 to 100000", ticks_wanted, rate);

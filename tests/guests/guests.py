@@ -132,8 +132,8 @@ def racy(r):
             expect_match(
                 "racy",
                 printed,
-                r"3 threads share a list of 8 items for 24 ticks at 1000 Hz\n"
-                r"all is well after 24 ticks: items were taken \d+ times\n",
+                r"3 threads share a list of 8 items for 28 ticks at 1000 Hz\n"
+                r"all is well after 28 ticks: items were taken \d+ times\n",
             )
         if seen == {"end: exit 0", "end: exit 1"} and traces:
             return
