@@ -143,7 +143,10 @@ static bool read_file_list(struct line_unit *u, struct reader *r)
     return !r->failed;
 }
 
-/* Reads one value; *path is set if it is a string. Each form takes at least one byte, so no count can keep us busy. */
+/*
+ * Reads one value; *path is set if it is a string. Each form takes at least one byte, so no count can keep us
+ * busy.
+ */
 static void read_form(struct reader *r, uint64_t form, bool dwarf64, const struct sections *s,
                       const char **path)
 {

@@ -1,7 +1,7 @@
 /*
- * Source lines from DWARF line number programs (DWARF 5 standard, section 6.2; versions 2 to 5). Reads .debug_line alone, and takes
- * nothing from the host's files. Bounded in time and memory by the size of the section, whatever it holds; what is malformed
- * is left out.
+ * Source lines from DWARF line number programs (DWARF 5 standard, section 6.2; versions 2 to 5). Reads
+ * .debug_line alone, and takes nothing from the host's files. Bounded in time and memory by the size of the
+ * section, whatever it holds; what is malformed is left out.
  */
 #ifndef DEJAVM_CORE_DWARF_LINES_H
 #define DEJAVM_CORE_DWARF_LINES_H
@@ -20,13 +20,17 @@ struct dwarf_section {
 struct dwarf_lines;
 
 /*
- * Copies what it needs. NULL when there are no lines (or no memory); beyond one of the limits above lines are missing.
+ * Copies what it needs. NULL when there are no lines (or no memory); beyond one of the limits above lines are
+ * missing.
  */
 struct dwarf_lines *dwarf_lines_create(struct dwarf_section debug_line, struct dwarf_section debug_line_str,
                                        struct dwarf_section debug_str);
 void dwarf_lines_destroy(struct dwarf_lines *lines); /* NULL is fine */
 
-/* The line that the instruction at address belongs to. *file (without folder) lives as long as lines. lines may be NULL. */
+/*
+ * The line that the instruction at address belongs to. *file (without folder) lives as long as lines. lines
+ * may be NULL.
+ */
 bool dwarf_lines_find(const struct dwarf_lines *lines, gva_t address, const char **file, unsigned *line);
 
 #endif

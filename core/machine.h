@@ -32,8 +32,8 @@ struct io_range {
     void *device;
     const char *name;
     /*
-     * The widest access the device takes; a wider one is split, lowest address first, as an 8-bit ISA device's is by the
-     * chipset. 0: every access that lies within the range is passed on whole.
+     * The widest access the device takes; a wider one is split, lowest address first, as an 8-bit ISA
+     * device's is by the chipset. 0: every access that lies within the range is passed on whole.
      */
     unsigned max_access_bytes;
 };
@@ -56,7 +56,9 @@ struct machine_host {
     void *context;
 };
 
-/* The interrupt controller registers itself here, so that devices and the session need not know which it is. */
+/*
+ * The interrupt controller registers itself here, so that devices and the session need not know which it is.
+ */
 struct interrupt_controller {
     void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
     bool (*pending)(void *device);        /* an interrupt waits for the vCPU (INTR high) */
@@ -82,9 +84,10 @@ int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *devic
 void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
 
 /*
- * Dispatch. An access that no range covers reads all ones and is counted; one that is only partly covered, or crosses
- * ranges, is split into bytes, lowest address first. One that runs over the end of the address space is unclaimed as a whole.
- * size is 1 to 8; bits of value above it are ignored, and are zero in what a read returns.
+ * Dispatch. An access that no range covers reads all ones and is counted; one that is only partly covered, or
+ * crosses ranges, is split into bytes, lowest address first. One that runs over the end of the address space
+ * is unclaimed as a whole. size is 1 to 8; bits of value above it are ignored, and are zero in what a read
+ * returns.
  */
 uint64_t machine_port_read(struct machine *m, uint16_t port, unsigned size);
 void machine_port_write(struct machine *m, uint16_t port, unsigned size, uint64_t value);
@@ -92,8 +95,9 @@ uint64_t machine_mmio_read(struct machine *m, gpa_t gpa, unsigned size);
 void machine_mmio_write(struct machine *m, gpa_t gpa, unsigned size, uint64_t value);
 
 /*
- * One entry per unclaimed port / 4 KiB frame, in order of first access, at most MACHINE_UNCLAIMED_MAX; the addresses that
- * come after those are counted under the last entry. An access wider than a byte counts once, at its first address.
+ * One entry per unclaimed port / 4 KiB frame, in order of first access, at most MACHINE_UNCLAIMED_MAX; the
+ * addresses that come after those are counted under the last entry. An access wider than a byte counts once,
+ * at its first address.
  */
 #define MACHINE_UNCLAIMED_MAX 64
 struct unclaimed {
@@ -105,7 +109,8 @@ size_t machine_unclaimed_mmio(const struct machine *m, const struct unclaimed **
 
 /*
  * The machine clock: nanoseconds since the start of the recording, never backwards. The session sets it
- * before it calls into devices; devices only read it, so one device access sees one time. It ends at 2^62 (146 years).
+ * before it calls into devices; devices only read it, so one device access sees one time. It ends at 2^62
+ * (146 years).
  */
 uint64_t machine_clock_ns(const struct machine *m);
 void machine_set_clock_ns(struct machine *m, uint64_t now_ns); /* ignored if it would go backwards */
@@ -116,10 +121,10 @@ void machine_timer_arm(struct machine *m, struct machine_timer *t,
 void machine_timer_disarm(struct machine *m, struct machine_timer *t);
 uint64_t machine_next_deadline_ns(const struct machine *m); /* UINT64_MAX: none */
 /*
- * Fires every timer whose deadline is <= the clock, earliest first (equal deadlines in the order they were armed). A fired
- * timer may arm itself again; a deadline armed meanwhile that is not in the future waits for a later clock, so one
- * call always ends. fire gets the clock, which may be later than the deadline: how much of the delay to make up for is
- * the device's decision.
+ * Fires every timer whose deadline is <= the clock, earliest first (equal deadlines in the order they were
+ * armed). A fired timer may arm itself again; a deadline armed meanwhile that is not in the future waits for
+ * a later clock, so one call always ends. fire gets the clock, which may be later than the deadline: how much
+ * of the delay to make up for is the device's decision.
  */
 void machine_run_timers(struct machine *m);
 

@@ -115,7 +115,9 @@ static int read_symbols(struct symbols *s, Elf *elf, Elf_Scn *section, const GEl
     size_t count = data->d_size / entry;
     if (count > INT32_MAX || count == 0)
         return 0;
-    /* All names at once: symbols may share them, and a copy per symbol could be made to grow without bound. */
+    /*
+     * All names at once: symbols may share them, and a copy per symbol could be made to grow without bound.
+     */
     s->names = malloc(names->d_size + 1);
     s->table = reallocarray(NULL, count, sizeof(*s->table));
     if (!s->names || !s->table)

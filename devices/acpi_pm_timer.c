@@ -1,7 +1,7 @@
 /*
- * The power management timer of the ACPI specification (version 6.5, section 4.8.2.1): a free-running counter of
- * 3.579545 MHz, here 24 bits wide (TMR_VAL_EXT = 0), at port 0x608. Bits 24..31 read zero; writes are dropped. It has no
- * state: the count follows from the machine's clock.
+ * The power management timer of the ACPI specification (version 6.5, section 4.8.2.1): a free-running counter
+ * of 3.579545 MHz, here 24 bits wide (TMR_VAL_EXT = 0), at port 0x608. Bits 24..31 read zero; writes are
+ * dropped. It has no state: the count follows from the machine's clock.
  */
 #include "devices/devices.h"
 #include "devices/device.h"

@@ -32,8 +32,8 @@ int device_add_byte_ports(struct machine *m, uint16_t first, uint16_t count, io_
 }
 
 /*
- * Port 0x80 shows POST codes on real boards. Kernels write to it only because a bus cycle takes about a microsecond,
- * so it is claimed here to keep it out of the list of unclaimed ports.
+ * Port 0x80 shows POST codes on real boards. Kernels write to it only because a bus cycle takes about a
+ * microsecond, so it is claimed here to keep it out of the list of unclaimed ports.
  */
 static int post_code_attach(struct machine *m, struct error *err)
 {

@@ -1,4 +1,7 @@
-/* The debug console port of Bochs: a byte written to 0xe9 is printed; reading gives 0xe9, which says it is there. */
+/*
+ * The debug console port of Bochs: a byte written to 0xe9 is printed; reading gives 0xe9, which says it is
+ * there.
+ */
 #include "devices/devices.h"
 #include "devices/device.h"
 

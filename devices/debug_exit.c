@@ -1,6 +1,6 @@
 /*
- * The debug exit port that test guests use to end a run (known as isa-debug-exit): ports 0xf4..0xf7. Whatever is
- * written, in any size, is the status of the run.
+ * The debug exit port that test guests use to end a run (known as isa-debug-exit): ports 0xf4..0xf7. Whatever
+ * is written, in any size, is the status of the run.
  */
 #include "devices/devices.h"
 

@@ -4,7 +4,10 @@
 
 #include "core/machine.h"
 
-/* Zeroed memory that the machine frees at its end. NULL with a message that names the device when there is none. */
+/*
+ * Zeroed memory that the machine frees at its end. NULL with a message that names the device when there is
+ * none.
+ */
 void *device_create(struct machine *m, size_t bytes, const char *name, struct error *err) must_check;
 
 /* Claims byte-wide ports: a wider access reaches the device as one call per byte, lowest port first. */
@@ -13,7 +16,8 @@ int device_add_byte_ports(struct machine *m, uint16_t first, uint16_t count, io_
 
 /*
  * Exact clock arithmetic without drift: how many whole ticks of a clock of hz fit into time_ns, and the first
- * nanosecond at which tick number ticks has happened. Both are exact for every time the machine clock can show.
+ * nanosecond at which tick number ticks has happened. Both are exact for every time the machine clock can
+ * show.
  */
 __extension__ typedef unsigned __int128 device_uint128;
 

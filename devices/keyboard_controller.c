@@ -1,9 +1,9 @@
 /*
- * The 8042 keyboard controller (Intel UPI-41/42 with IBM's PS/2 firmware; IBM PS/2 Hardware Interface Technical Reference,
- * "Keyboard and auxiliary device controller") at ports 0x60 and 0x64, with nothing plugged in, and system control
- * port A (0x92). Both of its ports work; a byte sent to a device is answered at once the way the controller reports
- * an absent one: 0xfe with the time-out bit. So drivers find no keyboard and no mouse, and do not wait.
- * Its reset line ends the run. A20 is always on.
+ * The 8042 keyboard controller (Intel UPI-41/42 with IBM's PS/2 firmware; IBM PS/2 Hardware Interface
+ * Technical Reference, "Keyboard and auxiliary device controller") at ports 0x60 and 0x64, with nothing
+ * plugged in, and system control port A (0x92). Both of its ports work; a byte sent to a device is answered
+ * at once the way the controller reports an absent one: 0xfe with the time-out bit. So drivers find no
+ * keyboard and no mouse, and do not wait. Its reset line ends the run. A20 is always on.
  */
 #include "devices/devices.h"
 #include "devices/device.h"

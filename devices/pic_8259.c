@@ -1,9 +1,10 @@
 /*
- * Two 8259A interrupt controllers (Intel data sheet 231468), cascaded on IR2 as in the PC/AT, with the edge/level
- * control registers of later chipsets (Intel 82371SB data sheet, ELCR1 and ELCR2).
+ * Two 8259A interrupt controllers (Intel data sheet 231468), cascaded on IR2 as in the PC/AT, with the
+ * edge/level control registers of later chipsets (Intel 82371SB data sheet, ELCR1 and ELCR2).
  *
- * At the start they are as PC firmware leaves them: vectors 0x08 and 0x70, IRQ 0, 1 and 2 unmasked. The MCS-80 mode (CALL
- * instructions instead of vectors) and buffered mode have no meaning here: their bits are ignored.
+ * At the start they are as PC firmware leaves them: vectors 0x08 and 0x70, IRQ 0, 1 and 2 unmasked. The
+ * MCS-80 mode (CALL instructions instead of vectors) and buffered mode have no meaning here: their bits are
+ * ignored.
  */
 #include "devices/devices.h"
 #include "devices/device.h"
@@ -112,7 +113,10 @@ static unsigned chip_request(const struct pic_chip *c, bool master)
         in_service = (uint8_t)(in_service & ~c->imr);
     unsigned level = chip_highest(c, (uint8_t)(chip_irr(c) & ~c->imr));
     unsigned serving = chip_highest(c, in_service);
-    /* Special fully nested mode: the slave may interrupt its own service routine (it sorts its priorities itself). */
+    /*
+     * Special fully nested mode: the slave may interrupt its own service routine (it sorts its priorities
+     * itself).
+     */
     if (master && c->special_fully_nested && level == CASCADE_IR && serving == CASCADE_IR)
         return level;
     return chip_rank(c, level) < chip_rank(c, serving) ? level : NO_IR;

@@ -1,15 +1,16 @@
 /*
- * The 8254 programmable interval timer (Intel data sheet 231164) at ports 0x40..0x43, and the system control port B
- * (0x61) that gates its channel 2. Channel 0's OUT is IRQ 0; channels 0 and 1 have their gates tied high.
+ * The 8254 programmable interval timer (Intel data sheet 231164) at ports 0x40..0x43, and the system control
+ * port B (0x61) that gates its channel 2. Channel 0's OUT is IRQ 0; channels 0 and 1 have their gates tied
+ * high.
  *
- * Nothing counts here: a channel remembers the tick at which its counter was loaded, and count and OUT follow from
- * the machine's clock in exact integer arithmetic, so no error accumulates. Tick n of the common 1.193182 MHz input happens
- * at n / 1193182 s.
+ * Nothing counts here: a channel remembers the tick at which its counter was loaded, and count and OUT follow
+ * from the machine's clock in exact integer arithmetic, so no error accumulates. Tick n of the common
+ * 1.193182 MHz input happens at n / 1193182 s.
  *
- * When the host is late by one or several periods of channel 0, IRQ 0 has one edge, as the latch of the 8259A would hold
- * no more than one: lost ticks stay lost, and the next edge is on the same grid as before. The line stays high from
- * one rising edge to just before the next, in mode 3 too, where OUT is low for half of the period: a late host must not make
- * the request vanish before the guest had a chance to see it.
+ * When the host is late by one or several periods of channel 0, IRQ 0 has one edge, as the latch of the 8259A
+ * would hold no more than one: lost ticks stay lost, and the next edge is on the same grid as before. The
+ * line stays high from one rising edge to just before the next, in mode 3 too, where OUT is low for half of
+ * the period: a late host must not make the request vanish before the guest had a chance to see it.
  *
  * At the start channel 0 runs as PC firmware leaves it: mode 3, count 0 (65536), 18.2 Hz.
  */
@@ -27,8 +28,8 @@
 #define NEVER         INT64_MAX
 
 /*
- * A periodic channel 0 wakes the host no more often than this (20 us). Counts below it make more edges than any handler could
- * take; those in between coalesce.
+ * A periodic channel 0 wakes the host no more often than this (20 us). Counts below it make more edges than
+ * any handler could take; those in between coalesce.
  */
 #define MIN_WAKE_TICKS 24
 
@@ -180,7 +181,9 @@ static uint16_t channel_read_value(const struct pit_channel *c, int64_t tick)
 static void channel_load(struct pit_channel *c)
 {
     int64_t start = c->load_at;
-    /* Mode 3 takes a new count at the end of either half: when it is the high one, the low half comes next. */
+    /*
+     * Mode 3 takes a new count at the end of either half: when it is the high one, the low half comes next.
+     */
     if (c->mode == MODE_SQUARE_WAVE && c->loaded && c->stopped < 0 && channel_out(c, start - 1) &&
         c->start < start)
         start -= square_high_ticks(c->reload);
@@ -236,7 +239,9 @@ static void pit_set_irq(struct pit *pit, bool level)
     machine_set_irq(pit->m, PIT_IRQ, level);
 }
 
-/* Signals an edge that channel 0 made since the last look, brings all channels up to now, and sets the timer. */
+/*
+ * Signals an edge that channel 0 made since the last look, brings all channels up to now, and sets the timer.
+ */
 static void pit_update(struct pit *pit)
 {
     int64_t now = pit_now(pit);
@@ -391,7 +396,10 @@ static void channel_latch_status(struct pit_channel *c, int64_t now)
         (uint8_t)(c->control | (channel_out(c, now) ? STATUS_OUT : 0) | (c->pending ? STATUS_NULL_COUNT : 0));
 }
 
-/* The gate: modes 0 and 4 count while it is high; 2 and 3 too, and start anew when it rises; 1 and 5 are triggered. */
+/*
+ * The gate: modes 0 and 4 count while it is high; 2 and 3 too, and start anew when it rises; 1 and 5 are
+ * triggered.
+ */
 static void channel_set_gate(struct pit_channel *c, bool gate, int64_t now)
 {
     if (gate == c->gate)

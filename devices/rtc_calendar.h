@@ -14,8 +14,8 @@ struct calendar {
 void calendar_from_seconds(int64_t seconds, struct calendar *out);
 
 /*
- * Seconds since 1970-01-01 00:00:00. Fields out of their ranges (up to a few thousand, either sign) carry over into the next larger
- * one: day 30 of February is March 1 or 2. weekday is not looked at.
+ * Seconds since 1970-01-01 00:00:00. Fields out of their ranges (up to a few thousand, either sign) carry
+ * over into the next larger one: day 30 of February is March 1 or 2. weekday is not looked at.
  */
 int64_t calendar_to_seconds(const struct calendar *c);
 

@@ -1,11 +1,12 @@
 /*
- * The MC146818A real-time clock and its CMOS RAM (Motorola data sheet ADI-1050; the PC's use of the RAM as in IBM's PC/AT
- * Technical Reference and in Ralf Brown's CMOS list): index at port 0x70, data at 0x71, IRQ 8.
+ * The MC146818A real-time clock and its CMOS RAM (Motorola data sheet ADI-1050; the PC's use of the RAM as in
+ * IBM's PC/AT Technical Reference and in Ralf Brown's CMOS list): index at port 0x70, data at 0x71, IRQ 8.
  *
- * Time is a number of seconds that holds at one moment of the machine's clock; what the registers show follows from
- * the clock. While SET (or a divider reset) stops the updates, the time registers are plain memory, and are taken over when
- * it ends. Flags of register C are computed when somebody looks; a timer runs only for the next event that would
- * raise the interrupt line. Not modelled: daylight saving (DSE) and the square-wave pin.
+ * Time is a number of seconds that holds at one moment of the machine's clock; what the registers show
+ * follows from the clock. While SET (or a divider reset) stops the updates, the time registers are plain
+ * memory, and are taken over when it ends. Flags of register C are computed when somebody looks; a timer runs
+ * only for the next event that would raise the interrupt line. Not modelled: daylight saving (DSE) and the
+ * square-wave pin.
  */
 #include "devices/devices.h"
 #include "devices/device.h"
@@ -78,13 +79,12 @@ enum rtc_d { D_VRT = 0x80 };
 #define EQUIPMENT_FPU    0x02
 
 struct rtc_state {
-    uint8_t ram
-        [RTC_BYTES]; /* time registers: valid while updates are stopped; A without UIP; C: flags without IRQF */
-    uint8_t index;   /* as written to port 0x70: bit 7 masks NMI */
-    int64_t base_s;     /* the time (seconds since 1970 on the guest's calendar) ... */
-    int64_t base_ns;    /* ... at this moment of the machine's clock; may be negative */
-    int weekday_offset; /* 0..6: what the guest made of the weekday, against the calendar's */
-    uint64_t seen_ns;   /* events up to here are in register C */
+    uint8_t ram[RTC_BYTES]; /* time: valid while updates are stopped; A: without UIP; C: without IRQF */
+    uint8_t index;          /* as written to port 0x70: bit 7 masks NMI */
+    int64_t base_s;         /* the time (seconds since 1970 on the guest's calendar) ... */
+    int64_t base_ns;        /* ... at this moment of the machine's clock; may be negative */
+    int weekday_offset;     /* 0..6: what the guest made of the weekday, against the calendar's */
+    uint64_t seen_ns;       /* events up to here are in register C */
 };
 
 struct rtc {

@@ -1,12 +1,14 @@
 /*
- * The PC16550D UART (National Semiconductor data sheet TL/C/8652) as COM1: ports 0x3f8..0x3ff, IRQ 4, console channel 0.
+ * The PC16550D UART (National Semiconductor data sheet TL/C/8652) as COM1: ports 0x3f8..0x3ff, IRQ 4, console
+ * channel 0.
  *
- * The transmitter takes no time: a byte written to THR has left when the write returns, so THR is always empty, and
- * the transmitter's interrupt comes back at once. The receiver's FIFO fills as the host offers bytes; only its
- * time-out interrupt depends on the line's speed. Breaks and parity are not modelled; DMA mode has no pins here.
+ * The transmitter takes no time: a byte written to THR has left when the write returns, so THR is always
+ * empty, and the transmitter's interrupt comes back at once. The receiver's FIFO fills as the host offers
+ * bytes; only its time-out interrupt depends on the line's speed. Breaks and parity are not modelled; DMA
+ * mode has no pins here.
  *
- * On a PC the interrupt reaches the bus through a buffer that OUT2 opens. Loopback holds the OUT2 pin inactive, so the
- * interrupts of loopback can be seen in IIR only.
+ * On a PC the interrupt reaches the bus through a buffer that OUT2 opens. Loopback holds the OUT2 pin
+ * inactive, so the interrupts of loopback can be seen in IIR only.
  */
 #include "devices/devices.h"
 #include "devices/device.h"

@@ -3,7 +3,7 @@ foreach(bits 64 32)
   add_executable(symbols_guest_${bits} ${CMAKE_CURRENT_LIST_DIR}/symbols_guest.c)
   target_compile_options(symbols_guest_${bits} PRIVATE -g -O1 -m${bits} -ffreestanding -fno-pie -fno-stack-protector
     -fno-asynchronous-unwind-tables)
-  target_link_options(symbols_guest_${bits} PRIVATE -m${bits} -nostdlib -static -no-pie -Wl,--build-id=none)
+  target_link_options(symbols_guest_${bits} PRIVATE -m${bits} -nostdlib -static -Wl,--build-id=none)
   set_target_properties(symbols_guest_${bits} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 endforeach()
 target_compile_options(symbols_guest_64 PRIVATE -gdwarf-5)

@@ -11,7 +11,10 @@
 #include "core/base/buffer.h"
 #include "core/dwarf_lines.h"
 
-/* The programs here have line_base -3, line_range 12, opcode_base 13: the special opcode for (advance, line delta). */
+/*
+ * The programs here have line_base -3, line_range 12, opcode_base 13: the special opcode for (advance, line
+ * delta).
+ */
 #define SPECIAL(advance, delta) ((uint8_t)((delta) + 3 + 12 * (advance) + 13))
 #define CONST_ADD_PC_ADVANCE    ((255 - 13) / 12)
 
@@ -277,7 +280,10 @@ static void a_file_that_is_not_in_the_table_has_no_name(void **state)
     dwarf_lines_destroy(lines);
 }
 
-/* A unit that cannot be read does not take the next one with it; one that claims to be longer than the section ends it. */
+/*
+ * A unit that cannot be read does not take the next one with it; one that claims to be longer than the
+ * section ends it.
+ */
 static void damaged_units_are_passed_over(void **state)
 {
     struct program p = {0};

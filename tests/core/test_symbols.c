@@ -169,7 +169,10 @@ static bool unit_by_libdw(Dwarf *dwarf, gva_t address, Dwarf_Die *unit)
     return false;
 }
 
-/* What libdw says about an address: "file:line"; "" where nothing is known, or the line is 0 (code of no source line). */
+/*
+ * What libdw says about an address: "file:line"; "" where nothing is known, or the line is 0 (code of no
+ * source line).
+ */
 static void line_by_libdw(Dwarf *dwarf, gva_t address, char *out, size_t size)
 {
     Dwarf_Die unit;
@@ -270,7 +273,10 @@ static void use(const uint8_t *image, size_t length, uint64_t *seed)
     symbols_destroy(s);
 }
 
-/* Bytes changed anywhere, with a preference for headers and the debug sections near the end; and images cut short. */
+/*
+ * Bytes changed anywhere, with a preference for headers and the debug sections near the end; and images cut
+ * short.
+ */
 static void damaged_images_do_no_harm(void **state)
 {
     static const uint8_t values[] = {0x00, 0xff, 0x7f, 0x80, 0x01, 0xfe};

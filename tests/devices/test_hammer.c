@@ -1,6 +1,6 @@
 /*
- * A hostile guest at the ports: millions of random accesses with random steps of the clock. Nothing may crash (run it under the
- * sanitizers), run timers without end, or wake the host more often than a bound.
+ * A hostile guest at the ports: millions of random accesses with random steps of the clock. Nothing may crash
+ * (run it under the sanitizers), run timers without end, or wake the host more often than a bound.
  */
 #include "tests/devices/fixture.h"
 
@@ -74,7 +74,10 @@ static void random_accesses_do_no_harm(void **state)
         hammer(seed * 0x9e3779b97f4a7c15, 100000);
 }
 
-/* Nothing the guest programs makes the timers fire more often than 20 us (PIT), 122 us (RTC), a few characters (UART). */
+/*
+ * Nothing the guest programs makes the timers fire more often than 20 us (PIT), 122 us (RTC), a few
+ * characters (UART).
+ */
 static void no_programming_floods_the_host_with_timers(void **state)
 {
     uint64_t seed = 88172645463325252;

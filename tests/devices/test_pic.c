@@ -374,7 +374,10 @@ static void the_cascade_input_is_not_a_line(void **state)
     raise_irq(f, 16);
     raise_irq(f, UINT32_MAX);
     assert_int_equal(take_interrupt(f), -1);
-    /* The slave's request has been seen by the master, but not by the slave: no second edge comes from outside. */
+    /*
+     * The slave's request has been seen by the master, but not by the slave: no second edge comes from
+     * outside.
+     */
     raise_irq(f, 9);
     out8(f, 0x20, POLL);
     assert_int_equal(in8(f, 0x20), 0x82);

@@ -420,7 +420,10 @@ static void a_late_host_delivers_one_interrupt_and_keeps_the_grid(void **state)
     }
 }
 
-/* The request may wait for the guest longer than the high half of mode 3 lasts, but is one however long it waits. */
+/*
+ * The request may wait for the guest longer than the high half of mode 3 lasts, but is one however long it
+ * waits.
+ */
 static void an_unhandled_interrupt_is_held_and_not_counted(void **state)
 {
     struct fixture *f = *state;
