@@ -130,6 +130,12 @@ static void random_landmark(struct random *r, struct event_store *s, struct even
         l->witness[i].address = random_u64(r);
         l->witness[i].value = random_magnitude(r);
     }
+    l->elapsed_ns = random_magnitude(r);
+    l->entry_count = (unsigned)random_below(r, LANDMARK_MAX_ENTRIES + 1);
+    for (unsigned i = 0; i < l->entry_count; i++) {
+        l->entry[i].gpa = random_magnitude(r);
+        l->entry[i].value = random_u64(r);
+    }
     l->page_count = random_below(r, ARRAY_LEN(s->pages));
     for (size_t i = 0; i < l->page_count; i++)
         s->pages[i] = (struct landmark_page){random_magnitude(r), random_u64(r)};
@@ -186,6 +192,7 @@ static void random_fields(struct random *r, struct event_store *s, struct event 
     case EVENT_DIGEST:
         e->value = random_u64(r);
         e->digest = (struct hash128){random_u64(r), random_u64(r)};
+        random_data(r, s, e);
         break;
     case EVENT_CONSOLE:
         e->source = (uint8_t)random_u64(r);
@@ -257,13 +264,18 @@ void event_free(struct event *e)
 static const char *landmark_difference(const struct landmark *a, const struct landmark *b)
 {
     if (a->rip != b->rip || a->rflags != b->rflags || memcmp(a->gpr, b->gpr, sizeof(a->gpr)) != 0 ||
-        a->fpu_hash != b->fpu_hash)
-        return "landmark registers";
+        a->fpu_hash != b->fpu_hash || a->elapsed_ns != b->elapsed_ns)
+        return "landmark registers or time";
     if (a->witness_count != b->witness_count)
         return "witness count";
     for (unsigned i = 0; i < a->witness_count; i++)
         if (a->witness[i].address != b->witness[i].address || a->witness[i].value != b->witness[i].value)
             return "witness";
+    if (a->entry_count != b->entry_count)
+        return "page-table entry count";
+    for (unsigned i = 0; i < a->entry_count; i++)
+        if (a->entry[i].gpa != b->entry[i].gpa || a->entry[i].value != b->entry[i].value)
+            return "page-table entry";
     if (a->page_count != b->page_count)
         return "landmark page count";
     for (size_t i = 0; i < a->page_count; i++)
