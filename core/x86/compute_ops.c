@@ -6,13 +6,6 @@ static void set_status(struct emu *e, uint64_t mask, uint64_t value)
     e->cpu.rflags = (e->cpu.rflags & ~mask) | (value & mask);
 }
 
-/* SF, ZF and PF of a byte. */
-static uint64_t byte_flags(uint8_t value)
-{
-    return (value & 0x80 ? RFLAGS_SF : 0) | (value == 0 ? RFLAGS_ZF : 0) |
-           (__builtin_parity(value) ? 0 : RFLAGS_PF);
-}
-
 static enum step do_lea(struct emu *e, const struct plan *p)
 {
     if (likely(p->addr_size == 8 && p->op_size == 8 && p->base < GPR_COUNT)) {
@@ -144,37 +137,64 @@ static enum step do_bit_string(struct emu *e, const struct plan *p)
     return step;
 }
 
-/* ---- decimal adjustment (SDM 2); flags that the SDM leaves undefined are as Intel's CPUs have them ---- */
+/*
+ * ---- decimal adjustment (SDM 2) ----
+ * 64-bit hosts cannot execute these. Flags that the SDM leaves undefined come out as measured on AMD's CPUs in compatibility
+ * mode: those of the addition or subtraction that makes the adjustment.
+ */
+
+static uint64_t flags_of(uint32_t packed)
+{
+    return stub_unpack_flags(0, packed);
+}
+
+/* *value += by (or -=), as 8 bits; the status flags. */
+static uint64_t adjust_byte(uint8_t *value, unsigned by, bool subtract)
+{
+    uint32_t packed = 0;
+    if (subtract)
+        __asm__("subb %2, %1\n\tlahf\n\tseto %%al" : "+a"(packed), "+q"(*value) : "q"((uint8_t)by) : "cc");
+    else
+        __asm__("addb %2, %1\n\tlahf\n\tseto %%al" : "+a"(packed), "+q"(*value) : "q"((uint8_t)by) : "cc");
+    return flags_of(packed);
+}
+
+/* The same as 16 bits. */
+static uint64_t adjust_word(uint16_t *value, unsigned by, bool subtract)
+{
+    uint32_t packed = 0;
+    if (subtract)
+        __asm__("subw %2, %1\n\tlahf\n\tseto %%al" : "+a"(packed), "+r"(*value) : "r"((uint16_t)by) : "cc");
+    else
+        __asm__("addw %2, %1\n\tlahf\n\tseto %%al" : "+a"(packed), "+r"(*value) : "r"((uint16_t)by) : "cc");
+    return flags_of(packed);
+}
+
+static uint64_t carries(bool af, bool cf)
+{
+    return (af ? RFLAGS_AF : 0) | (cf ? RFLAGS_CF : 0);
+}
 
 static enum step do_daa_das(struct emu *e, const struct plan *p)
 {
     bool subtract = p->mnemonic == ZYDIS_MNEMONIC_DAS;
     uint8_t old = (uint8_t)e->cpu.gpr[GPR_RAX], al = old;
-    bool old_cf = e->cpu.rflags & RFLAGS_CF, af = e->cpu.rflags & RFLAGS_AF, cf = false;
-    if ((old & 0xf) > 9 || af) {
-        cf = old_cf || (subtract ? old < 6 : old > 0xf9);
-        al = (uint8_t)(subtract ? al - 6 : al + 6);
-        af = true;
-    }
-    if (old > 0x99 || old_cf) {
-        al = (uint8_t)(subtract ? al - 0x60 : al + 0x60);
-        cf = true;
-    }
+    bool old_cf = e->cpu.rflags & RFLAGS_CF;
+    bool low = (old & 0xf) > 9 || (e->cpu.rflags & RFLAGS_AF), high = old > 0x99 || old_cf;
+    bool cf = high || (low && subtract && old < 6);
+    uint64_t flags = adjust_byte(&al, (low ? 6u : 0) + (high ? 0x60u : 0), subtract);
     gpr_write(e, GPR_RAX, 1, al);
-    set_status(e, RFLAGS_STATUS, byte_flags(al) | (af ? RFLAGS_AF : 0) | (cf ? RFLAGS_CF : 0));
+    set_status(e, RFLAGS_STATUS, (flags & ~(RFLAGS_AF | RFLAGS_CF)) | carries(low, cf));
     return STEP_NEXT;
 }
 
 static enum step do_aaa_aas(struct emu *e, const struct plan *p)
 {
-    bool subtract = p->mnemonic == ZYDIS_MNEMONIC_AAS;
     uint16_t ax = (uint16_t)e->cpu.gpr[GPR_RAX];
     bool adjust = (ax & 0xf) > 9 || (e->cpu.rflags & RFLAGS_AF);
-    if (adjust)
-        ax = (uint16_t)(subtract ? ax - 0x106 : ax + 0x106);
-    ax &= 0xff0f;
-    gpr_write(e, GPR_RAX, 2, ax);
-    set_status(e, RFLAGS_STATUS, byte_flags((uint8_t)ax) | (adjust ? RFLAGS_AF | RFLAGS_CF : 0));
+    uint64_t flags = adjust_word(&ax, adjust ? 0x106 : 0, p->mnemonic == ZYDIS_MNEMONIC_AAS);
+    gpr_write(e, GPR_RAX, 2, ax & 0xff0f);
+    set_status(e, RFLAGS_STATUS, (flags & ~(RFLAGS_AF | RFLAGS_CF)) | carries(adjust, adjust));
     return STEP_NEXT;
 }
 
@@ -183,17 +203,20 @@ static enum step do_aam(struct emu *e, const struct plan *p)
     uint8_t al = (uint8_t)e->cpu.gpr[GPR_RAX], base = (uint8_t)p->imm;
     if (base == 0)
         return raise_exception(e, VEC_DE);
-    gpr_write(e, GPR_RAX, 2, (uint64_t)(al / base) << 8 | al % base);
-    set_status(e, RFLAGS_STATUS, byte_flags((uint8_t)(al % base)));
+    uint8_t low = al % base;
+    uint64_t flags = adjust_byte(&low, 0, false);
+    gpr_write(e, GPR_RAX, 2, (uint64_t)(al / base) << 8 | low);
+    set_status(e, RFLAGS_STATUS, flags);
     return STEP_NEXT;
 }
 
 static enum step do_aad(struct emu *e, const struct plan *p)
 {
     uint16_t ax = (uint16_t)e->cpu.gpr[GPR_RAX];
-    uint8_t al = (uint8_t)((ax & 0xff) + (ax >> 8) * (uint8_t)p->imm);
+    uint8_t al = (uint8_t)ax;
+    uint64_t flags = adjust_byte(&al, (ax >> 8) * (uint8_t)p->imm, false);
     gpr_write(e, GPR_RAX, 2, al);
-    set_status(e, RFLAGS_STATUS, byte_flags(al));
+    set_status(e, RFLAGS_STATUS, flags);
     return STEP_NEXT;
 }
 

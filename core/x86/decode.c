@@ -244,10 +244,18 @@ static const struct plan_handler *find_handler(const ZydisDecodedInstruction *in
     return h;
 }
 
+/* Outside 64-bit mode VEX.W selects a quadword register that is not there: AMD's CPUs refuse it. */
+static bool names_missing_quadword(const ZydisDecodedInstruction *insn)
+{
+    return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && insn->raw.vex.W &&
+           insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 &&
+           (insn->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || insn->mnemonic == ZYDIS_MNEMONIC_VPINSRD);
+}
+
 static void choose_handler(struct emu *e, struct plan *p, const ZydisDecodedInstruction *insn,
                            const ZydisDecodedOperand *operands)
 {
-    if (!allow_list_model_has(e->model, insn)) {
+    if (!allow_list_model_has(e->model, insn) || names_missing_quadword(insn)) {
         p->fn = exec_undefined;
         return;
     }

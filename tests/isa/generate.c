@@ -184,7 +184,7 @@ static unsigned put_modrm(struct isa_random *r, uint8_t *b, unsigned n)
     return n;
 }
 
-static unsigned legacy_bytes(struct isa_random *r, unsigned opcode, uint8_t *b)
+static unsigned legacy_bytes(struct isa_random *r, unsigned opcode, bool long_mode, uint8_t *b)
 {
     static const uint8_t mandatory[4] = {0, 0x66, 0xf3, 0xf2};
     unsigned map = opcode >> 10, prefix = opcode >> 8 & 3, n = 0;
@@ -196,7 +196,7 @@ static unsigned legacy_bytes(struct isa_random *r, unsigned opcode, uint8_t *b)
         b[n++] = mandatory[prefix];
     if (prefix > 1 && one_in(r, 8))
         b[n++] = 0x66;
-    if (one_in(r, 2))
+    if (long_mode && one_in(r, 2))
         b[n++] = (uint8_t)(0x40 | below(r, 16));
     if (map)
         b[n++] = 0x0f;
@@ -206,12 +206,13 @@ static unsigned legacy_bytes(struct isa_random *r, unsigned opcode, uint8_t *b)
     return put_modrm(r, b, n);
 }
 
-static unsigned vex_bytes(struct isa_random *r, unsigned opcode, uint8_t *b)
+/* Outside 64-bit mode the bits that would name registers 8 to 15 are set: else it is LES. */
+static unsigned vex_bytes(struct isa_random *r, unsigned opcode, bool long_mode, uint8_t *b)
 {
     unsigned map = (opcode >> 10) + 1, pp = opcode >> 8 & 3, n = 0;
     bool no_third = one_in(r, 3);
     b[n++] = 0xc4;
-    b[n++] = (uint8_t)((isa_random(r) & 0xe0) | map);
+    b[n++] = (uint8_t)((isa_random(r) & 0xe0) | (long_mode ? 0 : 0xc0) | map);
     b[n++] = (uint8_t)((one_in(r, 2) ? 0x80 : 0) | (no_third ? 0x78 : below(r, 16) << 3) |
                        (one_in(r, 2) ? 4 : 0) | pp);
     b[n++] = (uint8_t)opcode;
@@ -267,6 +268,7 @@ static bool is_tested(const ZydisDecodedInstruction *insn, const ZydisDecodedOpe
         break;
     }
     if (insn->mnemonic == ZYDIS_MNEMONIC_POPF || insn->mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+        insn->mnemonic == ZYDIS_MNEMONIC_POPFD || insn->mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
         insn->mnemonic == ZYDIS_MNEMONIC_PUSHF || insn->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
         insn->mnemonic == ZYDIS_MNEMONIC_CLI || insn->mnemonic == ZYDIS_MNEMONIC_CPUID ||
         insn->mnemonic == ZYDIS_MNEMONIC_STI)
@@ -333,6 +335,10 @@ static bool aim(struct isa_random *r, struct isa_case *c, const ZydisDecodedInst
     bool vector_index = o->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
     if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
         return true;
+    if (insn->address_width == 16)
+        return false;
+    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+        target = (uint32_t)target;
     if (vector_index) {
         uint8_t *v = c->in.fpu.ymm[ZydisRegisterGetId(o->mem.index)];
         for (unsigned i = 0; i < 32; i += 4) {
@@ -371,7 +377,8 @@ static bool is_one_of(ZydisMnemonic m, const ZydisMnemonic *list, size_t n)
 }
 
 /* Registers that the instruction uses as hidden pointers or counts. */
-static void aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDecodedInstruction *insn,
+/* False: it has 16-bit addresses, where nothing can be mapped. */
+static bool aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDecodedInstruction *insn,
                        const ZydisDecodedOperand *operands)
 {
     static const ZydisMnemonic bit_tests[] = {ZYDIS_MNEMONIC_BT, ZYDIS_MNEMONIC_BTS, ZYDIS_MNEMONIC_BTR,
@@ -390,6 +397,8 @@ static void aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDeco
         const ZydisDecodedOperand *o = &operands[i];
         if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
             continue;
+        if (o->mem.segment != ZYDIS_REGISTER_SS && insn->address_width == 16)
+            return false;
         if (o->mem.base != ZYDIS_REGISTER_NONE)
             gpr[gpr_index(o->mem.base)] =
                 pick_target(r, o->size / 8u) & (insn->address_width == 32 ? 0xffffffff : ~0ull);
@@ -406,6 +415,7 @@ static void aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDeco
     if (insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || insn->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
         insn->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU)
         gpr[GPR_RDI] = ISA_DATA + below(r, 0x1f00);
+    return true;
 }
 
 static uint64_t form_of(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands)
@@ -432,17 +442,21 @@ bool isa_generate(struct isa_random *r, unsigned opcode, const struct vcpu_state
     ZydisDecoder decoder;
     ZydisDecodedInstruction insn;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    bool long_mode = base->seg[SEG_CS].rights & SEGMENT_L;
     memset(c, 0, sizeof *c);
     c->in = *base;
-    c->length = opcode < LEGACY_OPCODES ? legacy_bytes(r, opcode, c->bytes)
-                                        : vex_bytes(r, opcode - LEGACY_OPCODES, c->bytes);
+    c->length = opcode < LEGACY_OPCODES ? legacy_bytes(r, opcode, long_mode, c->bytes)
+                                        : vex_bytes(r, opcode - LEGACY_OPCODES, long_mode, c->bytes);
 
     for (unsigned i = 0; i < GPR_COUNT; i++)
-        c->in.gpr[i] = interesting_integer(r);
+        c->in.gpr[i] = long_mode ? interesting_integer(r) : (uint32_t)interesting_integer(r);
     c->in.rflags |= (isa_random(r) & RFLAGS_STATUS) | (one_in(r, 8) ? RFLAGS_DF : 0);
     fill_fpu(r, &c->in.fpu);
 
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    if (long_mode)
+        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    else
+        ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
     ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
@@ -466,6 +480,9 @@ bool isa_generate(struct isa_random *r, unsigned opcode, const struct vcpu_state
                 return false;
         }
     }
-    aim_hidden(r, c, &insn, operands);
+    if (!aim_hidden(r, c, &insn, operands))
+        return false;
+    for (unsigned i = 0; i < GPR_COUNT && !long_mode; i++)
+        c->in.gpr[i] = (uint32_t)c->in.gpr[i];
     return true;
 }

@@ -90,6 +90,7 @@ static void build_memory(struct guest *g)
     }
     put64(g, GPA_GDT + 0x08, 0x00af9b000000ffffull);
     put64(g, GPA_GDT + 0x10, 0x00cf93000000ffffull);
+    put64(g, GPA_GDT + 0x20, 0x00cffb000000ffffull);
     put64(g, GPA_GDT + 0x28, 0x00cff3000000ffffull);
     put64(g, GPA_GDT + 0x30, 0x00affb000000ffffull);
     memcpy(g->ram->host + GPA_TSS + 4, &(uint64_t){KERNEL_STACK}, 8);
@@ -132,9 +133,8 @@ uint8_t *guest_data(struct guest *g)
     return g->ram->host + GPA_DATA;
 }
 
-void guest_base_state(struct guest *g, struct vcpu_state *s)
+void guest_base_state(bool long_mode, struct vcpu_state *s)
 {
-    (void)g;
     vcpu_state_reset(s);
     s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     s->cr3 = GPA_PML4;
@@ -145,8 +145,8 @@ void guest_base_state(struct guest *g, struct vcpu_state *s)
     for (unsigned i = 0; i < SEG_COUNT; i++)
         s->seg[i] = (struct segment){.selector = 0x2b, .limit = 0xffffffff, .rights = 0xc0f3};
     s->seg[SEG_CS] = (struct segment){.selector = 0x33, .limit = 0xffffffff, .rights = 0xa0fb};
-    s->seg[SEG_DS].selector = s->seg[SEG_ES].selector = 0;
-    s->seg[SEG_DS].rights = s->seg[SEG_ES].rights = 0;
+    if (!long_mode)
+        s->seg[SEG_CS] = (struct segment){.selector = 0x23, .limit = 0xffffffff, .rights = 0xc0fb};
     s->tr = (struct segment){.selector = 0x40, .base = GPA_TSS, .limit = 0x67, .rights = 0x8b};
     s->gdtr = (struct descriptor_table){.base = GPA_GDT, .limit = 0xff};
     s->idtr = (struct descriptor_table){.base = GPA_IDT, .limit = 0xfff};

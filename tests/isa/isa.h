@@ -1,6 +1,6 @@
 /*
  * Differential test of single instructions: the same bytes at the same address with the same registers and memory, once
- * natively on this CPU and once in the emulator at CPL 3 in long mode.
+ * natively on this CPU and once in the emulator, at CPL 3 in 64-bit and in compatibility mode.
  */
 #ifndef DEJAVM_TESTS_ISA_H
 #define DEJAVM_TESTS_ISA_H
@@ -40,7 +40,8 @@ struct guest *guest_create(void);
 void guest_destroy(struct guest *g);
 uint8_t *guest_code(struct guest *g);
 uint8_t *guest_data(struct guest *g);
-void guest_base_state(struct guest *g, struct vcpu_state *out);
+/* CPL 3, in 64-bit or (compatibility mode) 32-bit code. */
+void guest_base_state(bool long_mode, struct vcpu_state *out);
 /* Executes the instruction at RIP to its end. False: the engine failed, with a message. */
 bool guest_run(struct guest *g, const struct vcpu_state *in, struct isa_result *out, char *message,
                size_t size);
@@ -54,9 +55,8 @@ uint64_t isa_random(struct isa_random *r);
 
 struct isa_case {
     uint8_t bytes[15];
-    unsigned length;   /* what was generated; the instruction may be shorter */
-    bool valid;        /* Zydis knows it */
-    bool x87_operands; /* compare nothing that is undefined */
+    unsigned length; /* what was generated; the instruction may be shorter */
+    bool valid;      /* Zydis knows it */
     unsigned mnemonic;
     uint64_t form; /* a hash of mnemonic and operand kinds */
     bool memory;

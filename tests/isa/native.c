@@ -46,6 +46,7 @@ static void load(ucontext_t *uc)
     for (int i = 0; i < GPR_COUNT; i++)
         g[greg_of[i]] = (greg_t)s->gpr[i];
     g[REG_RIP] = (greg_t)s->rip;
+    g[REG_CSGSFS] = (g[REG_CSGSFS] & ~(greg_t)0xffff) | s->seg[SEG_CS].selector;
     g[REG_EFL] = (greg_t)((g[REG_EFL] & ~(greg_t)(RFLAGS_STATUS | RFLAGS_DF)) |
                           (greg_t)(s->rflags & (RFLAGS_STATUS | RFLAGS_DF)));
     const struct fpu_state *f = &s->fpu;
@@ -152,6 +153,8 @@ bool native_init(void)
     stack_t stack = {.ss_sp = native.stack, .ss_size = sizeof native.stack};
     struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigfillset(&action.sa_mask);
+    /* Linux starts processes with null selectors; 32-bit code needs data segments. */
+    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(0x2b));
     bool good = native.data != MAP_FAILED && sigaltstack(&stack, NULL) == 0;
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         good = good && sigaction(signals[i], &action, NULL) == 0;
