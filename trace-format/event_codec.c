@@ -12,10 +12,10 @@ enum {
     SOURCE_FLAG = 0x80, /* CPU_READ: event.flag, next to the source */
 };
 
-#define ENCODED_FIXED_MAX                                                                                    \
-    ((size_t)2048) /* all but data and landmark pages; a landmark's registers included */
-#define PAGE_ENCODED_MAX ((size_t)18)
-#define PAGE_ENCODED_MIN ((size_t)9)
+/* All of an event but data and landmark pages; a landmark's registers, witnesses and entries included. */
+#define ENCODED_FIXED_MAX ((size_t)2048)
+#define PAGE_ENCODED_MAX  ((size_t)18)
+#define PAGE_ENCODED_MIN  ((size_t)9)
 
 void event_context_start(struct event_context *c, position_t first)
 {
@@ -77,11 +77,13 @@ int event_check(const struct event *e, struct error *err)
     if ((e->place == PLACE_LANDMARK) != (e->landmark != NULL))
         return error_set(err, -EINVAL, "%s event: a landmark goes with the place of that name",
                          event_type_name(e->type));
-    if (e->landmark &&
-        (e->landmark->witness_count > LANDMARK_MAX_WITNESSES || e->landmark->page_count > LANDMARK_MAX_PAGES))
-        return error_set(err, -EMSGSIZE, "landmark with %u witnesses and %zu pages; at most %u and %u fit",
-                         e->landmark->witness_count, e->landmark->page_count, LANDMARK_MAX_WITNESSES,
-                         LANDMARK_MAX_PAGES);
+    const struct landmark *l = e->landmark;
+    if (l && (l->witness_count > LANDMARK_MAX_WITNESSES || l->entry_count > LANDMARK_MAX_ENTRIES ||
+              l->page_count > LANDMARK_MAX_PAGES))
+        return error_set(err, -EMSGSIZE,
+                         "landmark with %u witnesses, %u page-table entries, %zu pages; %u, %u, %u fit",
+                         l->witness_count, l->entry_count, l->page_count, LANDMARK_MAX_WITNESSES,
+                         LANDMARK_MAX_ENTRIES, LANDMARK_MAX_PAGES);
     return 0;
 }
 

@@ -97,7 +97,11 @@ static void largest_events_come_back_as_written(void **state)
     struct landmark_page *pages = malloc(LANDMARK_MAX_PAGES * sizeof(*pages));
     for (size_t i = 0; i < LANDMARK_MAX_PAGES; i++)
         pages[i] = (struct landmark_page){random_u64(&r), random_u64(&r)};
-    struct landmark landmark = {.rip = UINT64_MAX, .page_count = LANDMARK_MAX_PAGES, .pages = pages};
+    struct landmark landmark = {.entry_count = LANDMARK_MAX_ENTRIES,
+                                .witness_count = LANDMARK_MAX_WITNESSES,
+                                .rip = UINT64_MAX,
+                                .page_count = LANDMARK_MAX_PAGES,
+                                .pages = pages};
     struct event big = {.type = EVENT_DMA,
                         .place = PLACE_LANDMARK,
                         .position = POSITION_UNKNOWN,
@@ -110,6 +114,10 @@ static void largest_events_come_back_as_written(void **state)
         must(trace_writer_event(w, &big, &err), &err);
     struct event too_big = big;
     too_big.data_length++;
+    assert_int_equal(trace_writer_event(w, &too_big, &err), -EMSGSIZE);
+    struct landmark too_long = {.entry_count = LANDMARK_MAX_ENTRIES + 1};
+    too_big = big;
+    too_big.landmark = &too_long;
     assert_int_equal(trace_writer_event(w, &too_big, &err), -EMSGSIZE);
     must(trace_writer_event(w, &big, &err), &err);
     must(trace_writer_finish(w, &err), &err);

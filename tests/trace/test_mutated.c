@@ -18,7 +18,7 @@
 #include "tests/trace/mutate.h"
 #include "tests/trace/support.h"
 
-static uint64_t mutations = 2500, first_seed = 1;
+static uint64_t mutations = 1500, first_seed = 1;
 
 /* Freed memory is kept from reuse only for a while: most of the time would go into fetching new pages. */
 __attribute__((visibility("default"))) const char *__asan_default_options(void);
