@@ -10,6 +10,7 @@
 
 #include "core/kvm/kvm_internal.h"
 #include "core/x86/emu.h"
+#include "core/x86/inspect.h"
 
 #define SLOT_LOW  0
 #define SLOT_HIGH 1
@@ -57,12 +58,25 @@ int kvm_complete(struct kvm_engine *e, struct error *err)
     return result < 0 ? result : 0;
 }
 
+/* STI is a single byte, so what stands before RIP tells the two shadows apart. */
+static void resolve_shadow(struct kvm_engine *e)
+{
+    struct vcpu_state *s = &e->state;
+    if (s->shadow != (SHADOW_STI | SHADOW_MOV_SS))
+        return;
+    gva_t before = (vcpu_in_64bit_code(s) ? 0 : s->seg[SEG_CS].base) + s->rip - 1;
+    uint8_t byte = 0;
+    bool is_sti = x86_read_virtual(e->engine.ram, s, before, &byte, 1) == 1 && byte == 0xfb;
+    s->shadow = is_sti ? SHADOW_STI : SHADOW_MOV_SS;
+}
+
 int kvm_fetch_state(struct kvm_engine *e, struct error *err)
 {
     int result = kvm_complete(e, err);
     if (result == 0 && !e->state_valid) {
         result = kvm_state_get(&e->vm, &e->options, &e->state, err);
         e->state_valid = result == 0;
+        resolve_shadow(e);
     }
     return result;
 }

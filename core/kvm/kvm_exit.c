@@ -57,35 +57,6 @@ static int handle_pio(struct kvm_engine *e)
     return after_answer(e);
 }
 
-static int mmio_piece(struct kvm_engine *e, gpa_t gpa, uint8_t *data, unsigned size, bool is_write)
-{
-    struct boundary *b = e->engine.boundary;
-    uint64_t value = 0;
-    int result;
-    if (is_write) {
-        memcpy(&value, data, size);
-        result = b->ops->mmio_write(b, POSITION_UNKNOWN, gpa, size, value);
-    } else {
-        result = b->ops->mmio_read(b, POSITION_UNKNOWN, gpa, size, &value);
-        memcpy(data, &value, size);
-    }
-    return kvm_crossed(e, result);
-}
-
-static int handle_mmio(struct kvm_engine *e)
-{
-    struct kvm_run *run = e->vm.run;
-    unsigned length = run->mmio.len;
-    gpa_t gpa = run->mmio.phys_addr;
-    bool is_write = run->mmio.is_write != 0;
-    bool whole = length && (length & (length - 1)) == 0 && gpa % length == 0;
-    unsigned piece = whole ? length : 1;
-    for (unsigned i = 0; i < length && i < sizeof(run->mmio.data); i += piece)
-        if (mmio_piece(e, gpa + i, run->mmio.data + i, piece, is_write) != KVM_GO_ON)
-            return ENGINE_STOP_BOUNDARY;
-    return after_answer(e);
-}
-
 /* The MSRs of struct vcpu_state that dejavm holds for KVM; they behave as in the emulator. */
 static uint64_t *held_msr(struct kvm_engine *e, uint32_t index)
 {
@@ -221,13 +192,15 @@ int kvm_handle_exit(struct kvm_engine *e, struct error *err)
 {
     const struct kvm_run *run = e->vm.run;
     struct kvm_statistics *statistics = &e->statistics;
+    if (run->exit_reason != KVM_EXIT_MMIO)
+        e->mmio_bytes_left = 0;
     switch (run->exit_reason) {
     case KVM_EXIT_IO:
         statistics->exits_pio++;
         return handle_pio(e);
     case KVM_EXIT_MMIO:
         statistics->exits_mmio++;
-        return handle_mmio(e);
+        return kvm_handle_mmio(e, err);
     case KVM_EXIT_X86_RDMSR:
         statistics->exits_msr++;
         return handle_rdmsr(e);

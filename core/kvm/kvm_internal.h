@@ -3,7 +3,7 @@
  *
  *   kvm_vm.c kvm_state.c     the KVM API: VM, vCPU, CPUID, MSR filter; state conversion
  *   kvm_engine.c             the run loop, kicks, interrupts, dirty log
- *   kvm_exit.c kvm_assist.c  exits, and what KVM cannot execute
+ *   kvm_exit.c kvm_mmio.c kvm_assist.c   exits, and what KVM cannot execute
  */
 #ifndef DEJAVM_CORE_KVM_KVM_INTERNAL_H
 #define DEJAVM_CORE_KVM_KVM_INTERNAL_H
@@ -24,15 +24,16 @@ struct kvm_engine {
     struct kvm_vm vm;
     const struct cpu_model *model;
     struct kvm_state_options options;
-    struct vcpu_state state; /* activity and the MSRs that KVM does not hold are always current here */
-    bool state_valid;        /* the rest of it is, too */
-    bool completion_pending; /* the last exit is answered, KVM has not taken the answer yet */
-    bool exit_unanswered;    /* vm.run holds an exit that was not handled yet */
-    bool run_fields_valid;   /* vm.run's if_flag and ready_for_interrupt_injection are current */
-    bool after_crossing;     /* kvm_engine_after_crossing() */
-    bool stop_wanted;        /* the boundary said BOUNDARY_STOP */
-    bool failed;             /* an exit could not be answered: the vCPU cannot go on */
-    bool broken;             /* an ioctl failed where no error can be returned: error has the reason */
+    struct vcpu_state state;  /* activity and the MSRs that KVM does not hold are always current here */
+    bool state_valid;         /* the rest of it is, too */
+    bool completion_pending;  /* the last exit is answered, KVM has not taken the answer yet */
+    bool exit_unanswered;     /* vm.run holds an exit that was not handled yet */
+    bool run_fields_valid;    /* vm.run's if_flag and ready_for_interrupt_injection are current */
+    unsigned mmio_bytes_left; /* of a read that comes in pieces */
+    bool after_crossing;      /* kvm_engine_after_crossing() */
+    bool stop_wanted;         /* the boundary said BOUNDARY_STOP */
+    bool failed;              /* an exit could not be answered: the vCPU cannot go on */
+    bool broken;              /* an ioctl failed where no error can be returned: error has the reason */
     struct error error;
 
     atomic_int attention;
@@ -65,6 +66,10 @@ uint64_t kvm_now_ns(void);
 int kvm_handle_exit(struct kvm_engine *e, struct error *err) must_check;
 /* What follows from a boundary function's result: KVM_GO_ON, or ENGINE_STOP_BOUNDARY. */
 int kvm_crossed(struct kvm_engine *e, int result);
+
+/* ---- kvm_mmio.c ---- */
+
+int kvm_handle_mmio(struct kvm_engine *e, struct error *err) must_check;
 
 /* ---- kvm_assist.c ---- */
 

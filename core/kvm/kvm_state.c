@@ -83,8 +83,10 @@ static struct kvm_segment segment_to_kvm(const struct segment *s)
     X(GPR_RCX, rcx)                                                                                          \
     X(GPR_RDX, rdx)                                                                                          \
     X(GPR_RBX, rbx)                                                                                          \
-    X(GPR_RSP, rsp) X(GPR_RBP, rbp) X(GPR_RSI, rsi) X(GPR_RDI, rdi) X(GPR_R8, r8) X(GPR_R9, r9)              \
-        X(GPR_R10, r10) X(GPR_R11, r11) X(GPR_R12, r12) X(GPR_R13, r13) X(GPR_R14, r14) X(GPR_R15, r15)
+    X(GPR_RSP, rsp)                                                                                          \
+    X(GPR_RBP, rbp)                                                                                          \
+    X(GPR_RSI, rsi) X(GPR_RDI, rdi) X(GPR_R8, r8) X(GPR_R9, r9) X(GPR_R10, r10) X(GPR_R11, r11)              \
+        X(GPR_R12, r12) X(GPR_R13, r13) X(GPR_R14, r14) X(GPR_R15, r15)
 
 static int get_regs(const struct kvm_vm *vm, struct vcpu_state *s, struct error *err)
 {
@@ -374,15 +376,10 @@ int kvm_state_set_msrs(struct kvm_vm *vm, const struct vcpu_state *s, struct err
 
 /* ---- events ---- */
 
-/*
- * kvm_amd knows one shadow for both kinds and reports both. STI is a single byte, so what stands before RIP tells them
- * apart; but that takes a page walk, and to the guest the two only differ in that MOV SS also holds off #DB and NMI.
- */
 static uint8_t shadow_from_kvm(uint8_t shadow)
 {
-    if (shadow & KVM_X86_SHADOW_INT_STI)
-        return SHADOW_STI;
-    return shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS : SHADOW_NONE;
+    return (uint8_t)((shadow & KVM_X86_SHADOW_INT_STI ? SHADOW_STI : 0) |
+                     (shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_MOV_SS : 0));
 }
 
 static int get_events(const struct kvm_vm *vm, struct vcpu_state *s, struct error *err)

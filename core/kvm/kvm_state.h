@@ -12,7 +12,8 @@ struct kvm_state_options {
 
 /*
  * Reads everything that KVM holds; tsc_aux, apic_base, misc_enable, sysenter_esp, sysenter_eip and activity (and xcr0
- * without XSAVE), which dejavm holds for KVM, keep their values in s.
+ * without XSAVE), which dejavm holds for KVM, keep their values in s. kvm_amd cannot tell the two interrupt shadows apart:
+ * s->shadow is SHADOW_STI | SHADOW_MOV_SS then.
  */
 int kvm_state_get(const struct kvm_vm *vm, const struct kvm_state_options *options, struct vcpu_state *s,
                   struct error *err) must_check;

@@ -198,6 +198,41 @@ program strings
         hlt
 end_program strings
 
+/* Accesses that KVM brings in pieces. */
+program mmio
+        mov esi, 0x10000000
+        mov rax, 0x1122334455667788
+        movd xmm0, eax
+        mov [rsi+0xffe], eax
+        compare
+        mov [rsi+0x1ffd], rax
+        mov [rsi+0xffc], eax
+        mov [rsi+0x1000], eax
+        mov [rsi+0xff8], rax
+        mov [rsi+0xff9], rax
+        compare
+        mov ecx, [rsi+0xffe]
+        mov edx, [rsi+0x1000]
+        mov r8w, [rsi+0x1fff]
+        mov r9, [rsi+0x2000]
+        mov r10, [rsi+0x2ff8]
+        mov r11, [rsi+0x2ffb]
+        compare
+        movdqu [rsi+0x40], xmm0
+        movdqu [rsi+0x48], xmm0
+        movdqu [rsi+0x1ff8], xmm0
+        compare
+        movdqu xmm1, [rsi+0x80]
+        mov r12, [rsi+0x90]
+        movdqu xmm2, [rsi+0x2ff8]
+        movdqu xmm3, [rsi+0x2ff1]
+        compare
+        add qword ptr [rsi+0x100], 5
+        add dword ptr [rsi+0x1ffe], 5
+        compare
+        hlt
+end_program mmio
+
 /* What kvm_pvm's instruction emulator lacks at CPL 0, and KVM on hardware executes. */
 program rare
         mov qword ptr [rbx], 1

@@ -16,6 +16,7 @@ DECLARE_PROGRAM(handler);
 DECLARE_PROGRAM(arithmetic);
 DECLARE_PROGRAM(segments);
 DECLARE_PROGRAM(strings);
+DECLARE_PROGRAM(mmio);
 DECLARE_PROGRAM(rare);
 DECLARE_PROGRAM(user);
 DECLARE_PROGRAM(boot);
@@ -149,6 +150,16 @@ static void string_instructions_are_the_same(void **unused)
     destroy_pair(&p);
 }
 
+static void mmio_in_pieces_is_the_same(void **unused)
+{
+    (void)unused;
+    struct pair p;
+    struct vcpu_state s = start_state(0);
+    create_pair(&p, PROGRAM(mmio), &s);
+    assert_true(compare(&p, 100) < 100);
+    destroy_pair(&p);
+}
+
 static void what_kvm_cannot_execute_the_emulator_does(void **unused)
 {
     (void)unused;
@@ -230,6 +241,7 @@ int main(void)
         cmocka_unit_test(arithmetic_is_the_same),
         cmocka_unit_test(segments_and_system_registers_are_the_same),
         cmocka_unit_test(string_instructions_are_the_same),
+        cmocka_unit_test(mmio_in_pieces_is_the_same),
         cmocka_unit_test(what_kvm_cannot_execute_the_emulator_does),
         cmocka_unit_test(pages_written_for_kvm_are_collected),
         cmocka_unit_test(user_code_and_its_exceptions_are_the_same),
