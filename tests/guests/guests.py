@@ -109,9 +109,10 @@ def preempt(r):
 
 
 def function_names(image):
-    """A function from address to symbol."""
-    lines = subprocess.run(["nm", "-n", image], capture_output=True, text=True, check=True).stdout.splitlines()
-    symbols = [(int(a, 16), n) for a, kind, n in (x.split() for x in lines) if kind in "tT"]
+    """A function from address to symbol. Only symbols with a size: those of the linker script have none."""
+    lines = subprocess.run(["nm", "-n", "-S", image], capture_output=True, text=True, check=True).stdout.splitlines()
+    fields = [line.split() for line in lines]
+    symbols = [(int(f[0], 16), f[3]) for f in fields if len(f) == 4 and f[2] in "tT"]
     addresses = [a for a, _ in symbols]
     return lambda address: symbols[bisect.bisect_right(addresses, address) - 1][1]
 
