@@ -29,12 +29,19 @@ enum engine_stop {
  * gpr and whose RFLAGS equal rflags except in the bits of rflags_ignore, the engine calls accept; true stops with
  * ENGINE_STOP_MATCH. Also tried at the boundary where run() starts.
  */
+struct
+    engine_match_miss { /* boundaries with that RIP but other registers: for the report of a search that fails */
+    uint64_t count;
+    uint64_t gpr[GPR_COUNT], rflags; /* of the last one */
+};
+
 struct engine_match {
     uint64_t rip;
     uint64_t gpr[GPR_COUNT];
     uint64_t rflags, rflags_ignore;
     bool (*accept)(void *context, const struct vcpu_state *state);
     void *context;
+    struct engine_match_miss *miss; /* or NULL */
 };
 
 enum engine_access { ENGINE_ACCESS_READ = 1, ENGINE_ACCESS_WRITE = 2 };

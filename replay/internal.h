@@ -27,6 +27,7 @@ struct landmark_search {
     uint64_t witness_differs, fpu_differs, page_differs;
     size_t hint; /* the page that differed last: looked at first, since it tends to differ again */
     gfn_t page_gfn;
+    struct engine_match_miss miss;
 };
 
 struct past_event {
@@ -78,6 +79,8 @@ int replay_consume(struct replay *r, position_t position, struct error *err) mus
 /* landmark.c */
 /* Sets up the search for the landmark of the next event, if it has one and its position is not known. */
 void landmark_prepare(struct replay *r);
+/* How the search went, in words, for a report. */
+const char *landmark_describe_search(const struct replay *r, char *out, size_t size);
 /* Diverges when the search has gone on for longer than the recording can have. */
 int landmark_check_search(struct replay *r, struct error *err) must_check;
 /* At the landmark's boundary: sets the A and D bits that the recording's CPU had set ahead of the instruction. */

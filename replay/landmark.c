@@ -3,6 +3,7 @@
  * with it (docs/landmarks.md).
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/x86/emu.h"
@@ -113,6 +114,33 @@ static bool accept_boundary(void *context, const struct vcpu_state *state)
     return true;
 }
 
+static const char *const gpr_names[GPR_COUNT] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                                 "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+const char *landmark_describe_search(const struct replay *r, char *out, size_t size)
+{
+    const struct landmark *l = r->next.landmark;
+    const struct landmark_search *s = &r->search;
+    int n = snprintf(out, size,
+                     "landmark at RIP 0x%" PRIx64 "; since position %" PRIu64 ", %" PRIu64
+                     " boundaries had its registers (of which %" PRIu64 " differed in memory words, %" PRIu64
+                     " in FPU state, %" PRIu64 " in a page, last in frame 0x%" PRIx64 ") and %" PRIu64
+                     " had its RIP only",
+                     l->rip, s->start, s->registers_equal, s->witness_differs, s->fpu_differs,
+                     s->page_differs, s->page_gfn, s->miss.count);
+    size_t used = n > 0 ? (size_t)n : 0;
+    if (s->miss.count && used < size)
+        used += (size_t)snprintf(out + used, size - used, "; at the last of these (recorded / replayed):");
+    for (unsigned i = 0; s->miss.count && i < GPR_COUNT && used < size; i++)
+        if (l->gpr[i] != s->miss.gpr[i])
+            used += (size_t)snprintf(out + used, size - used, "\n    %s: 0x%" PRIx64 " / 0x%" PRIx64,
+                                     gpr_names[i], l->gpr[i], s->miss.gpr[i]);
+    if (s->miss.count && l->rflags != s->miss.rflags && used < size)
+        snprintf(out + used, size - used, "\n    rflags: 0x%" PRIx64 " / 0x%" PRIx64, l->rflags,
+                 s->miss.rflags);
+    return out;
+}
+
 int landmark_check_search(struct replay *r, struct error *err)
 {
     uint64_t bound;
@@ -122,13 +150,9 @@ int landmark_check_search(struct replay *r, struct error *err)
     position_t searched = replay_position(r) - r->search.start;
     if (searched <= bound)
         return 0;
-    return replay_diverged(
-        r, err,
-        "the landmark of the next event (RIP 0x%" PRIx64 ") was not found in %" PRIu64
-        " steps since position %" PRIu64 ": %" PRIu64 " boundaries had its registers, of which %" PRIu64
-        " differed in memory words, %" PRIu64 " in FPU state, %" PRIu64 " in a page (frame 0x%" PRIx64 ")",
-        r->next.landmark->rip, searched, r->search.start, r->search.registers_equal,
-        r->search.witness_differs, r->search.fpu_differs, r->search.page_differs, r->search.page_gfn);
+    char how[1200];
+    return replay_diverged(r, err, "the place of the next event was not found in %" PRIu64 " steps: %s",
+                           searched, landmark_describe_search(r, how, sizeof(how)));
 }
 
 void landmark_prepare(struct replay *r)
@@ -142,6 +166,7 @@ void landmark_prepare(struct replay *r)
                                      .rflags_ignore =
                                          RFLAGS_RF /* the recording CPU's choice between REP iterations */,
                                      .accept = accept_boundary,
-                                     .context = r};
+                                     .context = r,
+                                     .miss = &r->search.miss};
     memcpy(r->match.gpr, l->gpr, sizeof(r->match.gpr));
 }

@@ -30,15 +30,10 @@ static int not_expected(struct replay *r, enum event_type type, position_t posit
     if (type == EVENT_CPU_READ && !trace_reader_info(r->reader)->meta.positions)
         hint = "\n  RDTSC, RDRAND and their kind cannot be recorded under KVM: record this guest with "
                "--engine emu";
+    char how[1200];
     if (r->next.place == PLACE_LANDMARK && r->next.position == POSITION_UNKNOWN)
-        replay_diverged(r, &r->error,
-                        "the guest did %s, but before that the recording has %s at a landmark (RIP 0x%" PRIx64
-                        ") that was not passed: %" PRIu64 " boundaries had its registers, of which %" PRIu64
-                        " differed in memory words, %" PRIu64 " in FPU state, %" PRIu64
-                        " in a page (frame 0x%" PRIx64 ")%s",
-                        actual, expected, r->next.landmark->rip, r->search.registers_equal,
-                        r->search.witness_differs, r->search.fpu_differs, r->search.page_differs,
-                        r->search.page_gfn, hint);
+        replay_diverged(r, &r->error, "the guest did %s, but before that the recording has %s at a %s%s",
+                        actual, expected, landmark_describe_search(r, how, sizeof(how)), hint);
     else if (r->next.position != POSITION_UNKNOWN && r->next.position != position)
         replay_diverged(r, &r->error,
                         "the guest did %s; the recording has %s next, at position %" PRIu64 "%s", actual,

@@ -90,8 +90,15 @@ static bool needs_care(const struct emu *e)
 static bool match_here(struct emu *e)
 {
     const struct engine_match *m = e->match;
-    if (memcmp(e->cpu.gpr, m->gpr, sizeof(m->gpr)) != 0 || ((e->cpu.rflags ^ m->rflags) & ~m->rflags_ignore))
+    if (memcmp(e->cpu.gpr, m->gpr, sizeof(m->gpr)) != 0 ||
+        ((e->cpu.rflags ^ m->rflags) & ~m->rflags_ignore)) {
+        if (m->miss) {
+            m->miss->count++;
+            memcpy(m->miss->gpr, e->cpu.gpr, sizeof(m->miss->gpr));
+            m->miss->rflags = e->cpu.rflags;
+        }
         return false;
+    }
     x87_sync(e);
     return m->accept(m->context, &e->cpu);
 }
@@ -147,7 +154,8 @@ static enum step next_block(struct emu *e, struct block **block, unsigned *count
 static enum step execute(struct emu *e, const struct plan *p, unsigned count)
 {
     const struct plan *end = p + count;
-    uint64_t mask = p->code_size == 8 ? ~0ull : p->code_size == 4 ? 0xffffffffull : 0xffffull;
+    /* EIP counts on past 64 KiB in 16-bit code too, where the segment's limit lets it; only branches cut it. */
+    uint64_t mask = p->code_size == 8 ? ~0ull : 0xffffffffull;
     enum step step = STEP_NEXT;
     e->block_gone = false;
     for (; p < end; p++) {
