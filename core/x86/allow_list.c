@@ -94,7 +94,8 @@ bool allow_list_model_has(const struct cpu_model *model, const ZydisDecodedInstr
         insn->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return insn->encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW &&
                insn->meta.category == ZYDIS_CATEGORY_PREFETCH;
-    if (insn->meta.category == ZYDIS_CATEGORY_PREFETCH || insn->mnemonic == ZYDIS_MNEMONIC_UD0 ||
+    bool legacy = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    if ((legacy && insn->meta.category == ZYDIS_CATEGORY_PREFETCH) || insn->mnemonic == ZYDIS_MNEMONIC_UD0 ||
         insn->mnemonic == ZYDIS_MNEMONIC_UD1 || insn->mnemonic == ZYDIS_MNEMONIC_TZCNT)
         return true;
     /* VEX forms of AES and PCLMULQDQ need AVX as well. */
