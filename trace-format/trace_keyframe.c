@@ -206,7 +206,7 @@ static int load_part(struct load *l, const struct chunk *c)
     gfn_t next_gfn = 0;
     struct page_place last = {0}, p = {0};
     for (uint64_t i = 0; i < h->count; i++) {
-        if (!decode_place(&in, &next_gfn, &last, &p))
+        if (!decode_place(&in, &next_gfn, &last, &p) || p.offset >= c->offset)
             return trace_damaged(s, c->offset, l->err,
                                  "KEYFRAME_PAGES chunk: page reference %llu is not correct",
                                  (unsigned long long)i);
