@@ -92,14 +92,19 @@ static inline uint64_t stub_unpack_flags(uint64_t rflags, uint32_t packed)
     return (rflags & ~RFLAGS_STATUS) | ((packed >> 8) & 0xd5) | ((uint64_t)(packed & 1) << 11);
 }
 
+/* A writable data segment that covers all of 4 GiB: no access can fail its checks. */
+static inline bool segment_is_flat(const struct segment *s)
+{
+    enum { ASKED = SEGMENT_P | SEGMENT_S | 0xe, FLAT = SEGMENT_P | SEGMENT_S | 0x2 };
+    return s->base == 0 && s->limit == UINT32_MAX && (s->rights & ASKED) == FLAT;
+}
+
 /*
- * The memory operand of 64-bit code where the TLB has it, or NULL. A TLB hit says that the address is canonical; nothing else
- * is to be checked of segments there.
+ * The memory operand where the TLB has it and segmentation has nothing to say, or NULL. In 64-bit code a TLB hit means that the
+ * address is canonical.
  */
 static inline uint8_t *operand_host(struct emu *e, const struct plan *p, unsigned access)
 {
-    if (unlikely(p->code_size != 8 || p->addr_size != 8))
-        return NULL;
     uint64_t address = (uint64_t)p->disp;
     if (likely(p->base < GPR_COUNT))
         address += e->cpu.gpr[p->base];
@@ -107,8 +112,14 @@ static inline uint8_t *operand_host(struct emu *e, const struct plan *p, unsigne
         address += e->next_rip;
     if (p->index < GPR_COUNT)
         address += e->cpu.gpr[p->index] * p->scale;
-    if (unlikely(p->seg >= SEG_FS))
-        address += e->cpu.seg[p->seg].base;
+    if (likely(p->code_size == 8 && p->addr_size == 8)) {
+        if (unlikely(p->seg >= SEG_FS))
+            address += e->cpu.seg[p->seg].base;
+    } else {
+        if (p->code_size != 4 || p->addr_size != 4 || !segment_is_flat(&e->cpu.seg[p->seg]))
+            return NULL;
+        address = (uint32_t)address;
+    }
     return tlb_host(e, address, p->mem_bytes, access);
 }
 
