@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "core/kvm/kvm_internal.h"
-#include "core/x86/emu.h"
 #include "core/x86/inspect.h"
 
 #define SLOT_LOW  0
@@ -273,10 +272,37 @@ static int turn(struct kvm_engine *e, const struct engine_request *request, stru
     return kvm_handle_exit(e, err);
 }
 
+static uint64_t truncate_rip(const struct vcpu_state *s, uint64_t rip)
+{
+    return vcpu_in_64bit_code(s) ? rip : (uint32_t)rip;
+}
+
+/*
+ * KVM's instruction emulator can be left after the last iteration of a REP, before it moves RIP on: a boundary that
+ * no exact engine has (there the last iteration completes the instruction). What is left of it is done here.
+ */
+static int finish_rep(struct kvm_engine *e, struct error *err)
+{
+    bool after_crossing = e->after_crossing;
+    int result = kvm_fetch_state(e, err);
+    if (result < 0 || e->exit_unanswered || e->state.activity != ACTIVITY_RUNNING ||
+        (e->state.rflags & RFLAGS_TF))
+        return result;
+    unsigned length = x86_finished_rep(e->engine.ram, &e->state);
+    if (!length)
+        return 0;
+    struct vcpu_state moved = e->state;
+    moved.rip = truncate_rip(&moved, moved.rip + length);
+    moved.rflags &= ~RFLAGS_RF;
+    result = kvm_put_state(e, &moved, err);
+    e->after_crossing = after_crossing;
+    return result;
+}
+
 static int run(struct engine *engine, const struct engine_request *request, struct error *err)
 {
     struct kvm_engine *e = kvm_of(engine);
-    if (request->limit != POSITION_UNKNOWN || request->match)
+    if (request->limit != POSITION_UNKNOWN || request->match || request->points)
         return error_set(err, -EINVAL, "the kvm engine cannot count or match positions");
     int stop = check_usable(e, err);
     if (stop < 0)
@@ -289,6 +315,8 @@ static int run(struct engine *engine, const struct engine_request *request, stru
     atomic_store(&e->thread, 0);
     if (stop >= 0 && !e->failed) {
         int result = kvm_complete(e, err);
+        if (result == 0 && stop != ENGINE_STOP_SHUTDOWN && stop != ENGINE_STOP_HALT)
+            result = finish_rep(e, err);
         if (result < 0)
             stop = result;
     }

@@ -187,6 +187,19 @@ void x86_disassemble(const struct guest_ram *ram, const struct vcpu_state *state
         format_bytes(&d, out, size);
 }
 
+unsigned x86_finished_rep(const struct guest_ram *ram, const struct vcpu_state *state)
+{
+    struct decoded d;
+    decode_at(ram, state, state->rip, &d);
+    ZydisInstructionAttributes rep = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+    if (!d.valid || !(d.insn.attributes & rep))
+        return 0;
+    uint64_t count = state->gpr[GPR_RCX];
+    if (d.insn.address_width < 64)
+        count &= (1ull << d.insn.address_width) - 1;
+    return count ? 0 : d.insn.length;
+}
+
 /* ---- witnesses ---- */
 
 static uint64_t register_value(const struct vcpu_state *s, ZydisRegister reg, uint64_t next_rip)

@@ -51,6 +51,12 @@ size_t x86_read_virtual(const struct guest_ram *ram, const struct vcpu_state *st
 /* "mov rax, [rbx+8]" of the instruction at CS:RIP, or its bytes where it cannot be decoded. */
 void x86_disassemble(const struct guest_ram *ram, const struct vcpu_state *state, char *out, size_t size);
 
+/*
+ * The length of the instruction at CS:RIP if it is a REP string instruction whose count is 0: all that is left of it is
+ * to move RIP on. Otherwise 0.
+ */
+unsigned x86_finished_rep(const struct guest_ram *ram, const struct vcpu_state *state);
+
 struct x86_witness {
     gva_t address;
     uint64_t value; /* the 8 bytes there, little-endian; missing bytes are 0 */
