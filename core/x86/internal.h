@@ -53,6 +53,15 @@ struct fault {
 };
 
 #define TABLE_PAGES_MAX 1024u
+#define TABLE_SLOTS     2048u /* a power of two, more than TABLE_PAGES_MAX */
+
+/* A page table that TLB entries were made from. */
+struct table_page {
+    uint32_t page; /* RAM page number */
+    bool used;
+    bool lowest; /* only used as a table of level 1, for the linear range from base */
+    gva_t base;
+};
 
 struct block; /* block.h */
 struct block_cache;
@@ -65,7 +74,7 @@ struct emu {
     struct tlb_entry *tlb;    /* tlb of the current context: tlb_sets[context] */
     position_t position;      /* transitions completed */
     position_t limit;         /* of the current run */
-    uint64_t next_rip;        /* valid while a handler runs: RIP + length, truncated to the code size */
+    uint64_t next_rip;        /* valid while a handler runs: RIP + length; 32 bits outside 64-bit code */
     struct fault fault;       /* with STEP_FAULT */
     int stop_reason;          /* enum engine_stop, with STEP_EXIT / STEP_STOP */
     atomic_int attention;     /* engine_kick */
@@ -85,9 +94,10 @@ struct emu {
     uint8_t *bounce;                       /* 1024 bytes, 64-aligned: operands that cannot be used in place */
     const struct engine_match *match;      /* of the current run, or NULL */
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
-    uint32_t table_pages[TABLE_PAGES_MAX]; /* RAM pages with RAM_PAGE_TABLE (tlb.c) */
-    unsigned table_page_count;
-    unsigned table_idle_writes; /* writes to such pages that no translation depended on */
+    struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
+    unsigned table_count;
+    unsigned table_writes;        /* to such pages since they were last forgotten */
+    bool tlb_clean[TLB_CONTEXTS]; /* nothing entered since the last flush */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
 

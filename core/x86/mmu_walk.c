@@ -181,6 +181,8 @@ enum step mmu_walk(struct emu *e, gva_t linear, enum access access, enum rights 
     if (!mmu_permits(e, out, access, rights))
         return raise_page_fault(e, linear, code | PF_P);
 
+    out->level = level;
+    out->table_bits = PAGE_SHIFT + f.index_bits;
     uint64_t in_page = bits(0, PAGE_SHIFT + f.index_bits * (level - 1) - 1);
     out->page = ((table & ~in_page) | (linear & in_page)) & ~PAGE_MASK;
     for (unsigned i = 0; i < out->tables; i++) {

@@ -28,6 +28,8 @@ struct translation {
     bool dirty;          /* the leaf has D set (true without paging) */
     unsigned tables;     /* page-table entries used: their RAM pages */
     gpa_t entry[4];
+    unsigned level;      /* of the last entry: 1 for a 4 KiB page */
+    unsigned table_bits; /* log2 of the linear range of a table of level 1 */
 };
 
 /*

@@ -3,8 +3,8 @@
 
 #include "core/x86/protect.h"
 
-/* After so many writes to table pages that changed no translation, the marks are dropped: the pages may have been freed. */
-#define TABLE_IDLE_WRITES_MAX 256u
+/* After so many writes to table pages the marks are dropped: the pages may have been freed and hold data now. */
+#define TABLE_WRITES_MAX 256u
 
 static void entry_clear(struct tlb_entry *t)
 {
@@ -13,9 +13,11 @@ static void entry_clear(struct tlb_entry *t)
 
 void tlb_flush(struct emu *e)
 {
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+    for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
+        for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             entry_clear(&e->tlb_sets[c][i]);
+        e->tlb_clean[c] = true;
+    }
     e->dirty_generation = e->ram->dirty_generation;
 }
 
@@ -60,51 +62,97 @@ void tlb_select(struct emu *e)
     e->tlb = e->tlb_sets[tlb_context_of(e, rights_of_cpl(vcpu_cpl(&e->cpu)))];
 }
 
+/* ---- page tables in use ---- */
+
+/* The slot of a page, or the free one where it would go. */
+static struct table_page *table_slot(struct emu *e, uint64_t page)
+{
+    size_t i = (size_t)(page * 0x9e3779b97f4a7c15u >> 32);
+    for (;; i++) {
+        struct table_page *t = &e->tables[i & (TABLE_SLOTS - 1)];
+        if (!t->used || t->page == page)
+            return t;
+    }
+}
+
 static void table_forget_all(struct emu *e)
 {
-    for (unsigned i = 0; i < e->table_page_count; i++)
-        e->ram->page_flags[e->table_pages[i]] &= (uint8_t)~RAM_PAGE_TABLE;
-    e->table_page_count = 0;
-    e->table_idle_writes = 0;
+    for (unsigned i = 0; i < TABLE_SLOTS; i++) {
+        if (e->tables[i].used)
+            e->ram->page_flags[e->tables[i].page] &= (uint8_t)~RAM_PAGE_TABLE;
+        e->tables[i].used = false;
+    }
+    e->table_count = 0;
+    e->table_writes = 0;
     tlb_flush(e);
 }
 
-static void table_mark(struct emu *e, gpa_t entry)
+static void table_mark(struct emu *e, gpa_t entry, bool lowest, gva_t base)
 {
     uint64_t offset = ram_offset(e->ram, entry);
     if (offset == RAM_NO_OFFSET)
         return;
     uint64_t page = offset >> PAGE_SHIFT;
-    if (e->ram->page_flags[page] & RAM_PAGE_TABLE)
-        return;
-    e->ram->page_flags[page] |= RAM_PAGE_TABLE;
-    e->table_pages[e->table_page_count++] = (uint32_t)page;
-    tlb_forbid_write(e, page);
+    struct table_page *t = table_slot(e, page);
+    if (!t->used) {
+        *t = (struct table_page){.page = (uint32_t)page, .used = true, .lowest = lowest, .base = base};
+        e->table_count++;
+    } else if (!lowest || t->base != base) {
+        t->lowest = false;
+    }
+    if (!(e->ram->page_flags[page] & RAM_PAGE_TABLE)) {
+        e->ram->page_flags[page] |= RAM_PAGE_TABLE;
+        tlb_forbid_write(e, page);
+    }
+}
+
+static void mark_tables(struct emu *e, gva_t linear, const struct translation *t)
+{
+    if (e->table_count + t->tables > TABLE_PAGES_MAX)
+        table_forget_all(e);
+    gva_t base = linear & (~(gva_t)0 << t->table_bits);
+    for (unsigned i = 0; i < t->tables; i++)
+        table_mark(e, t->entry[i], i + 1 == t->tables && t->level == 1, base);
+}
+
+/* The entry at offset changes: false when all of the TLB has to go. */
+static bool drop_translation(struct emu *e, const struct table_page *t, uint64_t offset, uint64_t entry_bytes)
+{
+    e->block_gone = true; /* the code being executed may have been mapped by it */
+    if (!t->lowest)
+        return false;
+    tlb_flush_page(e, t->base + ((offset & PAGE_MASK) / entry_bytes << PAGE_SHIFT));
+    return true;
 }
 
 void table_written(struct emu *e, uint64_t offset, const void *data, size_t length)
 {
-    /* Every format has P in bit 0 of its entry; an entry that was not present is in no translation. */
-    uint64_t entry_bytes = e->cpu.cr4 & CR4_PAE ? 8 : 4;
-    for (uint64_t at = offset & ~(entry_bytes - 1); at < offset + length; at += entry_bytes) {
-        uint64_t from = at < offset ? offset : at;
-        uint64_t to = at + entry_bytes < offset + length ? at + entry_bytes : offset + length;
-        if (!(e->ram->host[at] & 1))
-            continue;
-        if (memcmp(e->ram->host + from, (const uint8_t *)data + (from - offset), to - from) == 0)
-            continue;
-        table_forget_all(e);
-        e->block_gone = true; /* the code being executed may have been mapped elsewhere by it */
+    const struct table_page *t = table_slot(e, offset >> PAGE_SHIFT);
+    if (!t->used) { /* a mark of an earlier engine on this RAM */
+        e->ram->page_flags[offset >> PAGE_SHIFT] &= (uint8_t)~RAM_PAGE_TABLE;
         return;
     }
-    if (++e->table_idle_writes >= TABLE_IDLE_WRITES_MAX)
+    bool forget = ++e->table_writes >= TABLE_WRITES_MAX;
+    /* Every format has P in bit 0 of its entry; an entry that was not present is in no translation. */
+    uint64_t entry_bytes = e->cpu.cr4 & CR4_PAE ? 8 : 4;
+    for (uint64_t at = offset & ~(entry_bytes - 1); at < offset + length && !forget; at += entry_bytes) {
+        uint64_t from = at < offset ? offset : at;
+        uint64_t to = at + entry_bytes < offset + length ? at + entry_bytes : offset + length;
+        bool present = e->ram->host[at] & 1;
+        if (present && memcmp(e->ram->host + from, (const uint8_t *)data + (from - offset), to - from) != 0)
+            forget = !drop_translation(e, t, at, entry_bytes);
+    }
+    if (forget)
         table_forget_all(e);
 }
+
+/* ---- filling ---- */
 
 /* The slot for a page: other pages' tags are dropped from it. */
 static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_t page, uintptr_t addend)
 {
     struct tlb_entry *t = &e->tlb_sets[context][(page >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    e->tlb_clean[context] = false;
     if (t->read != page)
         t->read = TLB_INVALID;
     if (t->write != page)
@@ -123,10 +171,7 @@ void tlb_fill(struct emu *e, gva_t linear, enum access access, enum rights right
     uint64_t ram_page = offset >> PAGE_SHIFT;
     if (access != ACCESS_EXEC && (context == TLB_ALIGNED || watch_in_page(e, page)))
         return;
-    if (e->table_page_count + t->tables > TABLE_PAGES_MAX)
-        table_forget_all(e);
-    for (unsigned i = 0; i < t->tables; i++)
-        table_mark(e, t->entry[i]);
+    mark_tables(e, linear, t);
     struct tlb_entry *slot =
         slot_take(e, context, page, (uintptr_t)e->ram->host + (uintptr_t)(offset & ~PAGE_MASK) - page);
     if (access == ACCESS_EXEC) {

@@ -349,14 +349,14 @@ static void page_tables_in_use_stay_bounded(void **state)
         rig_put64(r, table + 8 * ((LINEAR >> 39) & 511), top);
         assert_int_equal(write_cr3(e, table), STEP_NEXT);
         assert_int_equal(mmu_translate(e, LINEAR, ACCESS_READ, false, &gpa), STEP_NEXT);
-        assert_in_range(e->table_page_count, 1, TABLE_PAGES_MAX);
+        assert_in_range(e->table_count, 1, TABLE_PAGES_MAX);
     }
     /* Freed tables that are written as data lose their mark. */
     uint64_t zero = 0;
-    unsigned marked = e->table_page_count;
+    unsigned marked = e->table_count;
     for (unsigned i = 0; i < 300; i++)
         ram_store(e, 0xfff000 + 8 * i, &zero, 8);
-    assert_true(e->table_page_count < marked);
+    assert_true(e->table_count < marked);
 }
 
 static void write_access_waits_for_the_dirty_list(void **state)
