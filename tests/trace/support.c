@@ -514,6 +514,7 @@ static int walk_events(struct trace_reader *r, uint64_t *events, struct error *e
             touched ^= e.data[i];
         for (size_t i = 0; e.landmark && i < e.landmark->page_count; i += 64)
             touched ^= (uint8_t)e.landmark->pages[i].digest;
+        (void)touched;
     }
     trace_cursor_close(c);
     return result;
