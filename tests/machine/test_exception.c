@@ -138,6 +138,95 @@ static void long_mode_frames(void **state)
     }
 }
 
+/* A frame that does not fit is not begun. */
+static void a_frame_is_pushed_whole_or_not_at_all(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    rig_long(r, 0);
+    rig_put64(r, RIG_TABLES + 0x2000 + 8 * 4, 0x30007);
+    rig_put64(r, 0x30000 + 8, 0x100007); /* 0x801000 is mapped, 0x800000 is not */
+    rig_gate(r, 0x40, 0xe, 0, SEL_CODE64, 0x6000, 0);
+    s->gpr[GPR_RSP] = 0x801010;
+    rig_assert_fault(r, deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), VEC_PF, 2);
+    assert_int_equal(r->e->fault.cr2, 0x800ff8);
+    assert_int_equal(rig_u64(r, 0x100000) | rig_u64(r, 0x100008), 0);
+    /* The stack ends where canonical addresses end. */
+    s->gpr[GPR_RSP] = 0xffff800000000000;
+    rig_assert_fault(r, deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), VEC_SS, 1);
+    /* A read-only stack, and what stays on it. */
+    rig_put64(r, 0x30000, 0x101005);
+    tlb_flush(r->e);
+    s->gpr[GPR_RSP] = 0x801010;
+    rig_assert_fault(r, deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), VEC_PF, 3);
+    assert_int_equal(rig_u64(r, 0x100000) | rig_u64(r, 0x100008), 0);
+    /* 32-bit: ESP is below the frame. */
+    rig_protected(r, 0);
+    rig_gate(r, 0x40, 0xe, 0, SEL_CODE32, 0x6000, 0);
+    s->seg[SEG_SS].limit = 0x8007;
+    s->gpr[GPR_RSP] = 8;
+    rig_put32(r, 4, 0xdddd);
+    rig_assert_fault(r, deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), VEC_SS, 1);
+    assert_int_equal(rig_u32(r, 4), 0xdddd);
+}
+
+/* SSn:ESPn for each level, and those of a 16-bit TSS. */
+static void inner_stacks_come_from_the_tss(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    for (unsigned level = 0; level < 3; level++) {
+        for (unsigned wide = 0; wide < 2; wide++) {
+            rig_protected(r, 3);
+            uint8_t dpl = (uint8_t)(level << 5);
+            rig_descriptor(r, SEL_SCRATCH, 0, 0xfffff, (uint8_t)(0x9b | dpl), 0xc);
+            rig_descriptor(r, SEL_SCRATCH + 8, 0, 0xfffff, (uint8_t)(0x93 | dpl), 0x8); /* 16-bit stack */
+            uint16_t ss = (uint16_t)((SEL_SCRATCH + 8) | level);
+            if (wide) {
+                rig_put32(r, RIG_TSS + 4 + 8 * level, 0x9100);
+                rig_put32(r, RIG_TSS + 8 + 8 * level, ss);
+                s->tr.limit = 8 + 8 * level + 1;
+            } else {
+                s->tr.rights = 0x83;
+                rig_put16(r, RIG_TSS + 2 + 4 * level, 0x9100);
+                rig_put16(r, RIG_TSS + 4 + 4 * level, ss);
+                s->tr.limit = 4 + 4 * level + 1;
+            }
+            rig_gate(r, 0x40, 0xe, 3, SEL_SCRATCH, 0x6000, 0);
+            s->gpr[GPR_RSP] = 0x12348000;
+            assert_int_equal(deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), STEP_NEXT);
+            assert_int_equal(vcpu_cpl(s), level);
+            assert_int_equal(s->seg[SEG_SS].selector, ss);
+            assert_int_equal(s->seg[SEG_CS].selector, SEL_SCRATCH | level);
+            /* SP only: the upper half of ESP stays. */
+            assert_int_equal(s->gpr[GPR_RSP], 0x12340000 | (0x9100 - 20));
+            assert_int_equal(rig_u32(r, 0x9100 - 8), 0x12348000);
+        }
+    }
+}
+
+static void a_conforming_handler_keeps_the_level(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    rig_protected(r, 3);
+    rig_descriptor(r, SEL_SCRATCH, 0, 0xfffff, 0x9e, 0xc);
+    rig_gate(r, 0x40, 0xf, 3, SEL_SCRATCH, 0x6000, 0);
+    assert_int_equal(deliver_event(r->e, 0x40, EVENT_EXTERNAL, false, 0, 0x5000), STEP_NEXT);
+    assert_int_equal(vcpu_cpl(s), 3);
+    assert_int_equal(s->seg[SEG_CS].selector, SEL_SCRATCH | 3);
+    assert_int_equal(s->gpr[GPR_RSP], 0x8000 - 12);
+    assert_int_equal(rig_u32(r, RIG_GDT + SEL_SCRATCH + 4) >> 8 & 0xff, 0x9f); /* accessed */
+    /* The stack of CPL 3 with alignment checks: #AC again and again would never end. */
+    s->cr0 |= CR0_AM;
+    set_rflags(r->e, RFLAGS_AC, RFLAGS_AC);
+    s->gpr[GPR_RSP] = 0x8001;
+    rig_gate(r, VEC_AC, 0xf, 3, SEL_SCRATCH, 0x6000, 0);
+    raise_exception_code(r->e, VEC_AC, 0);
+    assert_int_equal(deliver_fault(r->e), STEP_NEXT);
+    assert_int_equal(s->activity, ACTIVITY_SHUTDOWN);
+}
+
 static void rf_is_pushed_for_faults_only(void **state)
 {
     static const struct {
@@ -446,6 +535,9 @@ int main(void)
         TEST(protected_mode_same_level),
         TEST(protected_mode_inner_level_and_back),
         TEST(long_mode_frames),
+        TEST(a_frame_is_pushed_whole_or_not_at_all),
+        TEST(inner_stacks_come_from_the_tss),
+        TEST(a_conforming_handler_keeps_the_level),
         TEST(rf_is_pushed_for_faults_only),
         TEST(faults_of_a_delivery_have_the_right_code_and_change_nothing),
         TEST(gate_dpl_guards_software_interrupts_only),

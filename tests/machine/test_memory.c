@@ -65,6 +65,49 @@ static void linear_addresses_wrap_at_4_gib_outside_64_bit_mode(void **state)
     assert_int_equal(r->crossings, 4); /* the other half is MMIO, byte by byte */
 }
 
+/* At 4 GiB: 64-bit code goes on, compatibility code starts over, and system tables go on for both. */
+static void long_mode_wraps_by_the_code_segment(void **state)
+{
+    struct rig *r = *state;
+    uint64_t value;
+    rig_long(r, 0);
+    rig_put64(r, RIG_TABLES + 0x1000 + 8 * 3, 0x87); /* 3 GiB and 4 GiB: 1 GiB pages of frame 0 */
+    rig_put64(r, RIG_TABLES + 0x1000 + 8 * 4, 0x87);
+    rig_put64(r, RIG_TABLES + 0x2000, 0x200087); /* linear 0 is elsewhere */
+    rig_put64(r, RIG_TABLES + 0x2000 + 8 * 511, 0x87);
+    rig_put64(r, RIG_TABLES + 0x1000 + 8 * 3, (RIG_TABLES + 0x2000) | 7);
+    rig_put64(r, 0x1ffff8, 0x4444444411111111);
+    rig_put64(r, 0, 0x22222222);
+    rig_put64(r, 0x200000, 0x33333333);
+    tlb_flush(r->e);
+    assert_int_equal(mem_read(r->e, 0xfffffffc, &value, 8), STEP_NEXT);
+    assert_int_equal(value, 0x2222222244444444);
+    r->e->cpu.seg[SEG_CS].rights &= (uint16_t)~SEGMENT_L;
+    assert_int_equal(mem_read(r->e, 0xfffffffc, &value, 8), STEP_NEXT);
+    assert_int_equal(value, 0x3333333344444444);
+    assert_int_equal(mem_read_system(r->e, 0xfffffffc, &value, 8), STEP_NEXT);
+    assert_int_equal(value, 0x2222222244444444);
+}
+
+static void effective_addresses(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    s->rip = 0x1000;
+    s->gpr[GPR_RBX] = 0xffffffff00000010;
+    s->gpr[GPR_R12] = 0x100;
+    struct plan p = {.disp = -4, .base = GPR_RBX, .index = GPR_R12, .scale = 8, .addr_size = 8, .length = 7};
+    assert_int_equal(plan_offset(r->e, &p), 0xffffffff0000080c);
+    p.addr_size = 4;
+    assert_int_equal(plan_offset(r->e, &p), 0x80c);
+    p.base = PLAN_REG_RIP;
+    p.index = PLAN_NO_REG;
+    assert_int_equal(plan_offset(r->e, &p), 0x1003);
+    p.base = PLAN_NO_REG;
+    p.addr_size = 2;
+    assert_int_equal(plan_offset(r->e, &p), 0xfffc);
+}
+
 static void assert_crossing(const struct rig *r, unsigned i, char kind, uint64_t address, unsigned size,
                             uint64_t value)
 {
@@ -236,6 +279,7 @@ static void alignment_is_checked_at_cpl_3_with_am_and_ac(void **state)
         if (am && ac && user) {
             rig_assert_fault(r, step, VEC_AC, 0);
             rig_assert_fault(r, mem_map(r->e, 0x100102, 4, PLAN_MEM_READ, &map), VEC_AC, 0);
+            rig_assert_fault(r, mem_read(r->e, 0x100101, &value, 2), VEC_AC, 0);
         } else {
             assert_int_equal(step, STEP_NEXT);
         }
@@ -266,6 +310,8 @@ int main(void)
         TEST(accesses_cross_pages_that_are_not_neighbours),
         TEST(nothing_is_written_when_the_second_page_faults),
         TEST(linear_addresses_wrap_at_4_gib_outside_64_bit_mode),
+        TEST(long_mode_wraps_by_the_code_segment),
+        TEST(effective_addresses),
         TEST(mmio_crosses_whole_when_aligned_and_in_bytes_otherwise),
         TEST(a_failing_boundary_stops_before_ram_changes),
         TEST(operands_are_bounced_where_they_cannot_be_used_in_place),
