@@ -86,7 +86,9 @@ static bool split(struct mutation *m, const uint8_t *trace, size_t length)
         p->header.count = reader_u64(&in);
         p->header.position = reader_u64(&in);
         const uint8_t *stored = trace + offset + CHUNK_HEADER_BYTES;
-        if (p->header.stored_length > length - offset - CHUNK_HEADER_BYTES)
+        if (p->header.stored_length > length - offset - CHUNK_HEADER_BYTES ||
+            p->header.raw_length > CHUNK_MAX_RAW_BYTES ||
+            (p->header.compression == CHUNK_STORED && p->header.raw_length != p->header.stored_length))
             return false;
         p->stored = stored;
         p->raw_length = p->header.raw_length;
