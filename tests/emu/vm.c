@@ -17,8 +17,9 @@ static int note(struct boundary *b, position_t position, char kind, uint64_t add
     struct vm *vm = vm_of(b);
     int result = position == vm->answer_at ? vm->boundary_result : BOUNDARY_OK;
     if (result >= 0) {
-        assert_in_range(vm->crossings, 0, VM_CROSSINGS_MAX - 1);
-        vm->crossing[vm->crossings++] = (struct crossing){position, kind, address, value, size};
+        if (vm->crossings < VM_CROSSINGS_MAX)
+            vm->crossing[vm->crossings] = (struct crossing){position, kind, address, value, size};
+        vm->crossings++;
     }
     return result;
 }

@@ -45,7 +45,7 @@ struct vm {
     struct cpu_model model;
     struct engine *engine;
     struct crossing crossing[VM_CROSSINGS_MAX];
-    size_t crossings;
+    size_t crossings;    /* how many there were; only the first VM_CROSSINGS_MAX are kept */
     uint64_t next_input; /* every value read is this, then it grows by 0x0101010101010101 */
     int boundary_result; /* what the boundary answers at position answer_at */
     position_t answer_at;
