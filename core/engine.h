@@ -19,9 +19,9 @@ enum engine_stop {
     ENGINE_STOP_HALT,      /* HLT was executed, activity is ACTIVITY_HALTED */
     ENGINE_STOP_SHUTDOWN,  /* triple fault */
     ENGINE_STOP_BOUNDARY,  /* the boundary said stop, or failed */
-    ENGINE_STOP_BREAK, /* request.points: the next instruction is at a break address; it was not executed */
-    ENGINE_STOP_WATCH, /* request.points: the transition just made accessed a watched range (engine_ops.hit) */
-    ENGINE_STOP_CATCH, /* request.points: the transition just made is one of those to catch (engine_ops.hit) */
+    ENGINE_STOP_BREAK,     /* points: the next instruction is at a break address; it was not executed */
+    ENGINE_STOP_WATCH,     /* points: the transition just made accessed a watched range (engine_ops.hit) */
+    ENGINE_STOP_CATCH,     /* points: the transition just made is one of those to catch (engine_ops.hit) */
 };
 
 /*
@@ -59,17 +59,15 @@ enum engine_catch {
 };
 
 /*
- * What a debugger wants to be stopped at. Belongs to the caller, unchanged during run(); watches may only change
- * together with watch_generation. Never visible to the guest, and free of cost where it is empty.
+ * What a debugger wants to be stopped at. Belongs to the caller, unchanged while it is set. Never visible to the guest, and free of cost where it is empty.
  */
 struct engine_points {
     const gva_t *breaks; /* linear addresses of instructions, ascending, no duplicates */
     size_t break_count;
     const struct engine_watch *watches;
     size_t watch_count;
-    uint64_t watch_generation; /* 0 = no watches; otherwise another number whenever they change */
-    uint64_t exceptions;       /* bit v: stop after the delivery of exception v (0..31) */
-    uint32_t catches;          /* enum engine_catch bits */
+    uint64_t exceptions; /* bit v: stop after the delivery of exception v (0..31) */
+    uint32_t catches;    /* enum engine_catch bits */
 };
 
 /* Details of the last ENGINE_STOP_WATCH or ENGINE_STOP_CATCH. */
@@ -85,8 +83,6 @@ struct engine_request {
     position_t limit;                 /* stop when position reaches it; POSITION_UNKNOWN = none */
     bool want_window;                 /* stop as soon as engine_can_interrupt() would be true */
     const struct engine_match *match; /* or NULL */
-    /* Break addresses are not looked at where run() starts, so that a caller can go on from one. NULL: none. */
-    const struct engine_points *points;
 };
 
 struct engine;
@@ -104,7 +100,13 @@ struct engine_ops {
     /* The canonical state; the pointer stays valid and current until the next call into the engine. */
     const struct vcpu_state *(*state)(struct engine *e);
     int (*set_state)(struct engine *e, const struct vcpu_state *state, struct error *err);
-    /* After ENGINE_STOP_WATCH or ENGINE_STOP_CATCH. NULL in an engine without points (KVM): its run() gives -EINVAL for them. */
+    /*
+     * What to stop at from now on; NULL: nothing. Stays the caller's. A break address is not looked at where run() starts, so
+     * that one can go on from it. An interrupt delivered by interrupt() or nmi() counts: the next run() returns at once then.
+     * Both functions are NULL in an engine that has no points (KVM).
+     */
+    void (*set_points)(struct engine *e, const struct engine_points *points);
+    /* After ENGINE_STOP_WATCH or ENGINE_STOP_CATCH. */
     const struct engine_hit *(*hit)(const struct engine *e);
     /* Makes run() return ENGINE_STOP_ATTENTION soon. Async-signal-safe, callable from any thread; sticky. */
     void (*kick)(struct engine *e);

@@ -302,7 +302,7 @@ static int finish_rep(struct kvm_engine *e, struct error *err)
 static int run(struct engine *engine, const struct engine_request *request, struct error *err)
 {
     struct kvm_engine *e = kvm_of(engine);
-    if (request->limit != POSITION_UNKNOWN || request->match || request->points)
+    if (request->limit != POSITION_UNKNOWN || request->match)
         return error_set(err, -EINVAL, "the kvm engine cannot count or match positions");
     int stop = check_usable(e, err);
     if (stop < 0)

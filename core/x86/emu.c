@@ -57,6 +57,8 @@ static enum step deliver_pending_debug(struct emu *e)
     if (step == STEP_STOP) {
         e->cpu.pending_debug = pending;
         e->cpu.dr6 = dr6;
+    } else {
+        points_note_exception(e, VEC_DB);
     }
     return step;
 }
@@ -117,6 +119,22 @@ static unsigned count_before_match(const struct emu *e, const struct block *b, u
     return count;
 }
 
+/* ---- break points ---- */
+
+/* How many of count instructions of the block come before the next one at a break address. */
+static unsigned count_before_break(const struct emu *e, const struct block *b, unsigned count)
+{
+    uint64_t distance = points_break_distance(e), offset = 0;
+    if (distance >= b->bytes)
+        return count;
+    for (unsigned i = 0; i < count; i++) {
+        if (offset >= distance)
+            return i;
+        offset += b->plan[i].length;
+    }
+    return count;
+}
+
 /* ---- executing ---- */
 
 /* Outside 64-bit mode: how many instructions of the block lie within CS's limit. */
@@ -168,6 +186,8 @@ static enum step execute(struct emu *e, const struct plan *p, unsigned count)
         if (unlikely(e->block_gone | e->boundary_stop))
             break;
     }
+    if (unlikely(e->points && e->points->catches) && (step == STEP_JUMP || step == STEP_LEAVE))
+        points_note_instruction(e, p);
     switch (step) {
     case STEP_EXIT:
     case STEP_LEAVE:
@@ -246,6 +266,8 @@ static enum step fast_steps(struct emu *e)
         count = (unsigned)(e->limit - e->position);
     if (unlikely(e->match != NULL))
         count = count_before_match(e, block, count);
+    if (unlikely(e->points != NULL))
+        count = count_before_break(e, block, count);
     return execute(e, block->plan, count);
 }
 
@@ -258,6 +280,8 @@ static int check_boundary(struct emu *e, const struct engine_request *request)
 {
     if (unlikely(e->boundary_stop))
         return ENGINE_STOP_BOUNDARY;
+    if (unlikely(e->hit_stop))
+        return e->hit_stop;
     if (unlikely(e->cpu.activity != ACTIVITY_RUNNING)) {
         if (e->cpu.activity == ACTIVITY_SHUTDOWN)
             return ENGINE_STOP_SHUTDOWN;
@@ -268,6 +292,8 @@ static int check_boundary(struct emu *e, const struct engine_request *request)
         return ENGINE_STOP_LIMIT;
     if (unlikely(e->match && e->match->rip == e->cpu.rip) && match_here(e))
         return ENGINE_STOP_MATCH;
+    if (unlikely(e->points != NULL) && e->position != e->run_start && points_break_here(e))
+        return ENGINE_STOP_BREAK;
     if (unlikely(request->want_window) && can_interrupt(e))
         return ENGINE_STOP_WINDOW;
     if (unlikely(atomic_load_explicit(&e->attention, memory_order_relaxed))) {
@@ -280,8 +306,11 @@ static int check_boundary(struct emu *e, const struct engine_request *request)
 /* A step that did not complete: delivers its fault, or ends the run. */
 static int handle_failure(struct emu *e, enum step step, struct error *err)
 {
-    if (step == STEP_FAULT && finish_delivery(e, STEP_FAULT) != STEP_STOP)
+    e->hit_stop = 0; /* what an instruction did that was not completed has not happened */
+    if (step == STEP_FAULT && finish_delivery(e, STEP_FAULT) != STEP_STOP) {
+        points_note_exception(e, e->fault.vector);
         return GO_ON;
+    }
     if (e->error.code) {
         if (err)
             *err = e->error;
@@ -324,8 +353,11 @@ static int emu_run(struct engine *engine, const struct engine_request *request, 
     enter(e);
     e->limit = request->limit;
     e->match = request->match;
+    e->run_start = e->position;
     int result = run_loop(e, request, err);
     e->match = NULL;
+    if (result != ENGINE_STOP_BOUNDARY)
+        e->hit_stop = 0;
     x87_sync(e);
     return result;
 }
@@ -373,6 +405,21 @@ static int emu_nmi(struct engine *engine, struct error *err)
 static bool emu_can_interrupt(struct engine *engine)
 {
     return can_interrupt(emu_of(engine));
+}
+
+static void emu_set_points(struct engine *engine, const struct engine_points *points)
+{
+    struct emu *e = emu_of(engine);
+    bool watches = (points && points->watch_count) || (e->points && e->points->watch_count);
+    e->points = points;
+    e->hit_stop = 0;
+    if (watches)
+        tlb_flush(e);
+}
+
+static const struct engine_hit *emu_hit(const struct engine *engine)
+{
+    return &container_of(engine, const struct emu, engine)->hit;
 }
 
 static void emu_kick(struct engine *engine)
@@ -490,6 +537,8 @@ static const struct engine_ops emu_ops = {
     .can_interrupt = emu_can_interrupt,
     .state = emu_state,
     .set_state = emu_set_state,
+    .set_points = emu_set_points,
+    .hit = emu_hit,
     .kick = emu_kick,
     .position = emu_position,
     .set_position = emu_set_position,

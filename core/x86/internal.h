@@ -3,7 +3,7 @@
  *
  *   decode.c stub.c code_arena.c exec_stub.c fpu_state.c   plans, host code, x87/SSE/AVX state
  *   mmu.c segment.c exception.c far.c segment_ops.c system.c msr.c   what defines the machine
- *   emu.c block.c near.c string.c io.c inspect.c   run loop, decoded code, control flow, string, I/O
+ *   emu.c block.c points.c near.c string.c io.c inspect.c   run loop, decoded code, control flow, string, I/O
  */
 #ifndef DEJAVM_CORE_X86_INTERNAL_H
 #define DEJAVM_CORE_X86_INTERNAL_H
@@ -90,9 +90,13 @@ struct emu {
     struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
     struct block_cache *blocks;
     struct code_arena *arena;
-    struct error error;                    /* message of a run that fails */
-    uint8_t *bounce;                       /* 1024 bytes, 64-aligned: operands that cannot be used in place */
-    const struct engine_match *match;      /* of the current run, or NULL */
+    struct error error;                 /* message of a run that fails */
+    uint8_t *bounce;                    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
+    const struct engine_match *match;   /* of the current run, or NULL */
+    const struct engine_points *points; /* of a debugger, or NULL (points.c) */
+    struct engine_hit hit;
+    int hit_stop; /* ENGINE_STOP_WATCH, ENGINE_STOP_CATCH: the run has to end; 0: nothing was hit */
+    position_t run_start;
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
@@ -227,6 +231,21 @@ void x87_sync(struct emu *e);
 /* #NM, #UD checks before an x87, MMX, SSE or AVX instruction, by CR0.EM/TS/MP, CR4.OSFXSR/OSXSAVE, XCR0. */
 enum fpu_class { FPU_X87, FPU_WAIT, FPU_MMX, FPU_SSE, FPU_AVX };
 enum step fpu_check(struct emu *e, enum fpu_class class);
+
+/* ---- points.c: what a debugger wants to be stopped at ---- */
+
+/* An access that was made, or is about to be; noted if it is watched. */
+void points_note_access(struct emu *e, gva_t linear, size_t length, bool write);
+/* A watched range overlaps this page: its data accesses must not go past points_note_access. */
+bool points_watch_page(const struct emu *e, gva_t page);
+/* An instruction completed that may be one to catch. */
+void points_note_instruction(struct emu *e, const struct plan *p);
+/* An exception was delivered. */
+void points_note_exception(struct emu *e, unsigned vector);
+/* The instruction at CS:RIP is at a break address. */
+bool points_break_here(const struct emu *e);
+/* The linear distance from the instruction at CS:RIP to the next break address after it; UINT64_MAX: none. */
+uint64_t points_break_distance(const struct emu *e);
 
 /* ---- block.c ---- */
 

@@ -94,6 +94,8 @@ static bool watch_overlaps(const struct emu *e, unsigned i, gva_t from, uint64_t
 
 bool watch_in_page(const struct emu *e, gva_t page)
 {
+    if (points_watch_page(e, page))
+        return true;
     if (likely(!(e->cpu.dr7 & 0xff)))
         return false;
     for (unsigned i = 0; i < 4; i++)
@@ -105,6 +107,7 @@ bool watch_in_page(const struct emu *e, gva_t page)
 /* After an access that was done: the breakpoints it hit become pending. A fault of the instruction drops them. */
 static void watch_note(struct emu *e, gva_t linear, size_t length, bool write)
 {
+    points_note_access(e, linear, length, write);
     if (likely(!(e->cpu.dr7 & 0xff)))
         return;
     for (unsigned i = 0; i < 4; i++) {
@@ -277,12 +280,23 @@ enum step mem_read_system(struct emu *e, gva_t linear, void *out, size_t length)
     return mem_access(e, linear, out, length, ACCESS_READ, RIGHTS_IMPLICIT);
 }
 
+/* A debugger's watch on a stack sees what event delivery pushes there; the guest's own data breakpoints do not. */
 enum step mem_write_system(struct emu *e, gva_t linear, const void *data, size_t length)
 {
-    return mem_access(e, linear, (void *)(uintptr_t)data, length, ACCESS_WRITE, RIGHTS_IMPLICIT);
+    enum step step = mem_access(e, linear, (void *)(uintptr_t)data, length, ACCESS_WRITE, RIGHTS_IMPLICIT);
+    if (step == STEP_NEXT)
+        points_note_access(e, linear, length, true);
+    return step;
 }
 
 /* ---- operands for host code ---- */
+
+static void note_operand(struct emu *e, gva_t linear, size_t length, unsigned access)
+{
+    watch_note(e, linear, length, (access & PLAN_MEM_WRITE) != 0);
+    if (access == PLAN_MEM_RMW)
+        points_note_access(e, linear, length, false);
+}
 
 enum step mem_map(struct emu *e, gva_t linear, size_t length, unsigned access, struct mem_map *out)
 {
@@ -304,7 +318,7 @@ enum step mem_map(struct emu *e, gva_t linear, size_t length, unsigned access, s
         if (in_place) {
             if (write)
                 ram_mark_dirty(e->ram, page);
-            watch_note(e, linear, length, write);
+            note_operand(e, linear, length, access);
             out->data = e->ram->host + offset;
             return STEP_NEXT;
         }
@@ -321,7 +335,7 @@ enum step mem_map(struct emu *e, gva_t linear, size_t length, unsigned access, s
         if (step != STEP_NEXT)
             return step;
     }
-    watch_note(e, linear, length, write);
+    note_operand(e, linear, length, access);
     return STEP_NEXT;
 }
 
