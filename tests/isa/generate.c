@@ -173,6 +173,21 @@ unsigned isa_opcode_count(void)
     return LEGACY_OPCODES + VEX_OPCODES;
 }
 
+unsigned isa_opcode_weight(unsigned opcode)
+{
+    static const uint8_t groups[] = {0x80, 0x81, 0x83, 0xc0, 0xc1, 0xd0, 0xd1, 0xd2, 0xd3, 0xd8, 0xd9,
+                                     0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xf6, 0xf7, 0xfe, 0xff};
+    static const uint8_t groups_0f[] = {0x18, 0x71, 0x72, 0x73, 0xae, 0xba, 0xc7};
+    unsigned map = opcode >> 10, byte = opcode & 0xff;
+    for (size_t i = 0; map == 0 && i < sizeof groups; i++)
+        if (groups[i] == byte)
+            return 8;
+    for (size_t i = 0; map == 1 && i < sizeof groups_0f; i++)
+        if (groups_0f[i] == byte)
+            return 8;
+    return 1;
+}
+
 static unsigned put_modrm(struct isa_random *r, uint8_t *b, unsigned n)
 {
     uint8_t modrm = (uint8_t)isa_random(r);
@@ -295,7 +310,7 @@ static int gpr_index(ZydisRegister reg)
 }
 
 /* Where the operand shall lie: aligned, unaligned, across pages, read-only, not mapped, not canonical. */
-static uint64_t pick_target(struct isa_random *r, unsigned bytes)
+static uint64_t pick_target(struct isa_random *r, bool long_mode, unsigned bytes)
 {
     unsigned align = bytes ? bytes : 1;
     switch (below(r, 12)) {
@@ -307,7 +322,8 @@ static uint64_t pick_target(struct isa_random *r, unsigned bytes)
         return one_in(r, 2) ? ISA_DATA + ISA_DATA_RW + 64 * below(r, 32)
                             : ISA_DATA + ISA_DATA_BYTES - below(r, align);
     case 3:
-        return one_in(r, 4) ? 0x8000000000000000 | isa_random(r) : ISA_DATA + ISA_DATA_BYTES + below(r, 256);
+        return long_mode && one_in(r, 4) ? 0x8000000000000000 | isa_random(r)
+                                         : ISA_DATA + ISA_DATA_BYTES + below(r, 256);
     case 4:
     case 5:
     case 6:
@@ -326,7 +342,8 @@ static void put_disp(struct isa_case *c, const ZydisDecodedInstruction *insn, ui
 static bool aim(struct isa_random *r, struct isa_case *c, const ZydisDecodedInstruction *insn,
                 const ZydisDecodedOperand *o)
 {
-    uint64_t target = pick_target(r, o->size / 8u), *gpr = c->in.gpr;
+    uint64_t target = pick_target(r, insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64, o->size / 8u),
+             *gpr = c->in.gpr;
     uint64_t disp = o->mem.disp.has_displacement ? (uint64_t)o->mem.disp.value : 0;
     /* Zydis 4.0 can name R13D where there is no base. */
     bool no_base =
@@ -337,8 +354,6 @@ static bool aim(struct isa_random *r, struct isa_case *c, const ZydisDecodedInst
         return true;
     if (insn->address_width == 16)
         return false;
-    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
-        target = (uint32_t)target;
     if (vector_index) {
         uint8_t *v = c->in.fpu.ymm[ZydisRegisterGetId(o->mem.index)];
         for (unsigned i = 0; i < 32; i += 4) {
@@ -377,6 +392,32 @@ static bool is_one_of(ZydisMnemonic m, const ZydisMnemonic *list, size_t n)
 }
 
 /* Registers that the instruction uses as hidden pointers or counts. */
+/* A dividend whose quotient is at, or just beyond, the limit of what fits. */
+static void aim_division(struct isa_random *r, struct isa_case *c, const ZydisDecodedInstruction *insn,
+                         const ZydisDecodedOperand *operands)
+{
+    unsigned bits = operands[0].size;
+    if (operands[0].type != ZYDIS_OPERAND_TYPE_REGISTER || bits < 16)
+        return;
+    int reg = gpr_index(operands[0].reg.value);
+    if (reg == GPR_RAX || reg == GPR_RDX)
+        return;
+    __extension__ typedef __int128 wide;
+    __extension__ typedef unsigned __int128 uwide;
+    bool is_signed = insn->mnemonic == ZYDIS_MNEMONIC_IDIV;
+    wide divisor = is_signed ? (wide)((int64_t)c->in.gpr[reg] << (64 - bits) >> (64 - bits))
+                             : (wide)(c->in.gpr[reg] << (64 - bits) >> (64 - bits));
+    wide top = (wide)1 << (is_signed ? bits - 1 : bits);
+    wide quotient = (is_signed && one_in(r, 2) ? -top : top) + (wide)below(r, 4) - 2;
+    wide magnitude = divisor < 0 ? -divisor : divisor;
+    wide rest = magnitude ? (wide)(isa_random(r) % 4) % magnitude : 0;
+    /* The products of 64-bit operands stay clear of the sign bit of 128: those that do not are simply odd cases. */
+    uwide dividend = (uwide)quotient * (uwide)divisor + (uwide)(one_in(r, 2) ? rest : -rest);
+    uint64_t mask = bits == 64 ? ~0ull : (1ull << bits) - 1;
+    c->in.gpr[GPR_RAX] = (uint64_t)dividend & mask;
+    c->in.gpr[GPR_RDX] = (uint64_t)(dividend >> bits) & mask;
+}
+
 /* False: it has 16-bit addresses, where nothing can be mapped. */
 static bool aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDecodedInstruction *insn,
                        const ZydisDecodedOperand *operands)
@@ -401,13 +442,16 @@ static bool aim_hidden(struct isa_random *r, struct isa_case *c, const ZydisDeco
             return false;
         if (o->mem.base != ZYDIS_REGISTER_NONE)
             gpr[gpr_index(o->mem.base)] =
-                pick_target(r, o->size / 8u) & (insn->address_width == 32 ? 0xffffffff : ~0ull);
+                pick_target(r, insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64, o->size / 8u) &
+                (insn->address_width == 32 ? 0xffffffff : ~0ull);
         if (insn->meta.category == ZYDIS_CATEGORY_STRINGOP) {
             gpr[GPR_RCX] = below(r, 40);
             if (insn->address_width == 32 && one_in(r, 2))
                 gpr[GPR_RCX] |= isa_random(r) << 32;
         }
     }
+    if ((insn->mnemonic == ZYDIS_MNEMONIC_DIV || insn->mnemonic == ZYDIS_MNEMONIC_IDIV) && !one_in(r, 4))
+        aim_division(r, c, insn, operands);
     if (insn->mnemonic == ZYDIS_MNEMONIC_LEAVE || insn->mnemonic == ZYDIS_MNEMONIC_ENTER)
         gpr[GPR_RBP] = ISA_DATA + 0x800 + below(r, 64);
     if (insn->mnemonic == ZYDIS_MNEMONIC_ENTER)

@@ -65,6 +65,8 @@ struct isa_case {
 
 /* The opcode space is numbered: 0 .. isa_opcode_count()-1. */
 unsigned isa_opcode_count(void);
+/* How much oftener than others it should be tried: opcodes whose ModRM selects among many instructions. */
+unsigned isa_opcode_weight(unsigned opcode);
 /* False: nothing to test (control transfer, privileged, not in the CPU model). */
 bool isa_generate(struct isa_random *r, unsigned opcode, const struct vcpu_state *base, struct isa_case *out);
 

@@ -17,7 +17,7 @@
 #include "tests/isa/isa.h"
 
 #define SHARDS         2u
-#define DEFAULT_ROUNDS 30u
+#define DEFAULT_ROUNDS 24u
 #define FORMS_MAX      16384u
 #define REPORTS_MAX    40u
 #define INT3           0xcc
@@ -280,7 +280,7 @@ static void run_shard(unsigned number, bool long_mode)
     for (unsigned opcode = number; opcode < isa_opcode_count(); opcode += SHARDS) {
         if (opcode % 64 == number)
             refill_memory(&r, g);
-        for (unsigned i = 0; i < rounds; i++) {
+        for (unsigned i = 0; i < rounds * isa_opcode_weight(opcode); i++) {
             struct isa_case c;
             if (isa_generate(&r, opcode, &base, &c))
                 run_case(s, g, &c);
