@@ -18,6 +18,8 @@ struct trace_cursor {
     uint64_t positions_offset, positions_left;
     position_t sealed_position; /* the last one from a POSITIONS chunk */
     position_t last_position;   /* of all events so far, where known */
+    bool failed;                /* and every further call fails in the same way */
+    struct error failure;
 };
 
 void trace_cursor_close(struct trace_cursor *c)
@@ -160,13 +162,13 @@ static int check_event(struct trace_cursor *c, const struct event *e, struct err
     return 0;
 }
 
-int trace_cursor_next(struct trace_cursor *c, struct event *event, struct error *err)
+static int next_event(struct trace_cursor *c, struct event *event, struct error *err)
 {
     struct trace_reader *reader = c->reader;
     int r = 0;
     if (c->left == 0) {
         if (c->index == reader->info.events) {
-            if (reader->damaged && err)
+            if (reader->damaged)
                 *err = reader->damage;
             return reader->damaged ? reader->damage.code : 0;
         }
@@ -174,10 +176,8 @@ int trace_cursor_next(struct trace_cursor *c, struct event *event, struct error 
             return trace_damaged(&reader->source, 0, err, "the index has no chunk with event %llu",
                                  (unsigned long long)c->index);
         r = load_chunk(c, err);
-        if (r < 0) {
-            c->left = 0;
+        if (r < 0)
             return r;
-        }
     }
     const char *why = NULL;
     r = event_decode(&c->decoder, &c->events, event, &why);
@@ -197,6 +197,15 @@ int trace_cursor_next(struct trace_cursor *c, struct event *event, struct error 
     return 1;
 }
 
+int trace_cursor_next(struct trace_cursor *c, struct event *event, struct error *err)
+{
+    int r = c->failed ? c->failure.code : next_event(c, event, &c->failure);
+    c->failed = r < 0;
+    if (r < 0 && err)
+        *err = c->failure;
+    return r;
+}
+
 uint64_t trace_cursor_index(const struct trace_cursor *c)
 {
     return c->index;
@@ -213,8 +222,9 @@ int trace_reader_find_event(struct trace_reader *r, position_t position, uint64_
     if (result >= 0 && n > 0)
         result = reader_record(r, &r->events, n - 1, &record, err);
     if (result >= 0 && record.first > r->info.events)
-        result = trace_damaged(&r->source, record.offset, err, "the index has event %llu of %llu in this chunk",
-                               (unsigned long long)record.first, (unsigned long long)r->info.events);
+        result =
+            trace_damaged(&r->source, record.offset, err, "the index has event %llu of %llu in this chunk",
+                          (unsigned long long)record.first, (unsigned long long)r->info.events);
     if (result < 0)
         return result;
     *event_index = 0;

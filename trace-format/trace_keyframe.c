@@ -70,7 +70,12 @@ int trace_reader_find_keyframe(struct trace_reader *r, position_t position, stru
     if (n == 0)
         return trace_damaged(&r->source, r->whole_end, err,
                              "there is no keyframe at the start; the recording ended before it began");
-    return trace_reader_keyframe_info(r, n - 1, out, err);
+    result = trace_reader_keyframe_info(r, n - 1, out, err);
+    if (result >= 0 && out->position > position)
+        return trace_damaged(&r->source, r->whole_end, err,
+                             "keyframe %llu is at position %llu, and not where the index has it",
+                             (unsigned long long)out->index, (unsigned long long)out->position);
+    return result;
 }
 
 struct page_place {

@@ -38,7 +38,10 @@ int trace_writer_create(struct trace_writer **out, const char *path,
                         const struct buffer *cpuid, const uint8_t *image, size_t image_length,
                         struct error *err) must_check;
 
-/* Free without finishing: the file stays as a trace that was cut short. */
+/*
+ * Free without finishing: a recording stays as a trace that was cut short; sealing data is taken away again, and the
+ * trace is as it was. NULL is fine.
+ */
 void trace_writer_destroy(struct trace_writer *w);
 
 /*
@@ -62,7 +65,11 @@ struct trace_keyframe_input {
 int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k,
                           struct error *err) must_check;
 
-/* Appends one event (copied). Positions, where known, must not decrease. */
+/*
+ * Appends one event (copied). Positions, where known, must not decrease; in a trace with positions every event has one
+ * (with PLACE_PREVIOUS it may be left out, and is that of the event before). An event that the format cannot hold is
+ * -EINVAL or -EMSGSIZE, is not written, and does no harm to what follows.
+ */
 int trace_writer_event(struct trace_writer *w, const struct event *event, struct error *err) must_check;
 
 /* Writes out what is buffered, as a chunk of its own; cheap when nothing is. */
@@ -78,9 +85,14 @@ int trace_writer_finish(struct trace_writer *w, struct error *err) must_check;
  * Sealing: appends positions and keyframes to a finished or cut-short trace. Takes an exclusive lock on the file (-EBUSY
  * with a message if another process seals it). Until trace_seal_finish returns 0 the trace counts as unsealed, and whatever
  * was appended is dropped by the next attempt; the raw part is never changed. A cut-short trace is cut back to its last whole chunk.
+ * A trace that is sealed already: -EALREADY. A trace whose recording is damaged: ERROR_DAMAGED, and it is left alone.
  */
 int trace_seal_open(struct trace_writer **out, const char *path, struct error *err) must_check;
-/* The position of the next event in the stream, in order, for every event. */
+/*
+ * The position of the next event in the stream, in order, for every event (of a cut-short trace: for those that could be
+ * replayed). In a trace with positions it is compared with the recorded one, except where the place is PLACE_PREVIOUS:
+ * a difference is ERROR_DIVERGENCE.
+ */
 int trace_seal_position(struct trace_writer *w, position_t position, struct error *err) must_check;
 struct trace_seal_summary {
     position_t end_position;
@@ -90,6 +102,7 @@ struct trace_seal_summary {
     struct hash128 end_ram_digest;
     uint64_t end_state_hash;
 };
+/* summary->events is the number of positions given. Frees the writer, also when it fails. */
 int trace_seal_finish(struct trace_writer *w, const struct trace_seal_summary *summary,
                       struct error *err) must_check;
 

@@ -516,6 +516,8 @@ static int walk_events(struct trace_reader *r, uint64_t *events, struct error *e
             touched ^= (uint8_t)e.landmark->pages[i].digest;
         (void)touched;
     }
+    if (result < 0 && trace_cursor_next(c, &e, NULL) != result)
+        fatal("a cursor went on behind damage");
     trace_cursor_close(c);
     return result;
 }
