@@ -405,7 +405,7 @@ static void aim_division(struct isa_random *r, struct isa_case *c, const ZydisDe
     __extension__ typedef __int128 wide;
     __extension__ typedef unsigned __int128 uwide;
     bool is_signed = insn->mnemonic == ZYDIS_MNEMONIC_IDIV;
-    wide divisor = is_signed ? (wide)((int64_t)c->in.gpr[reg] << (64 - bits) >> (64 - bits))
+    wide divisor = is_signed ? (wide)((int64_t)(c->in.gpr[reg] << (64 - bits)) >> (64 - bits))
                              : (wide)(c->in.gpr[reg] << (64 - bits) >> (64 - bits));
     wide top = (wide)1 << (is_signed ? bits - 1 : bits);
     wide quotient = (is_signed && one_in(r, 2) ? -top : top) + (wide)below(r, 4) - 2;

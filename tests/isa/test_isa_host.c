@@ -17,7 +17,7 @@
 #include "tests/isa/isa.h"
 
 #define SHARDS         2u
-#define DEFAULT_ROUNDS 24u
+#define DEFAULT_ROUNDS 20u
 #define FORMS_MAX      16384u
 #define REPORTS_MAX    40u
 #define INT3           0xcc
