@@ -248,12 +248,12 @@
         program program_stack
         push    rsp
         pop     rax
-        push    -5
-        push    word ptr 0x1234
+        .byte   0x6a, 0xfb              # push -5, 64 bits
+        .byte   0x66, 0x68, 0x34, 0x12  # push 0x1234, 16 bits
         pop     cx
         mov     qword ptr [rsp - 8], 7
-        push    [rsp - 8]
-        pop     [rsp + 8]
+        push    qword ptr [rsp - 8]
+        pop     qword ptr [rsp + 8]
         pop     rsi
         mov     rbp, rsp
         enter   32, 0
@@ -309,7 +309,7 @@
         inc     eax
         dec     ecx
         mov     cx, 3
-2:      loopw   2b
+2:      .byte   0x67, 0xe2, 0xfd         # loop 2b with CX
         hlt
         .code64
         done    program_legacy
