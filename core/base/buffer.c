@@ -22,7 +22,7 @@ uint8_t *buffer_extend(struct buffer *b, size_t length)
         b->failed = true;
         return NULL;
     }
-    if (needed > b->capacity) {
+    if (needed > b->capacity || !b->data) {
         size_t capacity = b->capacity ? b->capacity : 256;
         while (capacity < needed)
             capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
