@@ -142,6 +142,7 @@ static enum step mmio_piece(struct emu *e, gpa_t gpa, uint8_t *data, unsigned si
     const struct boundary_ops *ops = e->boundary->ops;
     uint64_t value = 0;
     int result;
+    x87_sync(e); /* the boundary's code may use the host's x87 registers */
     if (write) {
         memcpy(&value, data, size);
         result = ops->mmio_write(e->boundary, e->position, gpa, size, value);
