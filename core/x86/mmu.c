@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/x86/protect.h"
+#include "core/x86/stub.h"
 
 #define BOUNCE_BYTES 1024u
 
@@ -60,12 +61,9 @@ enum step mmu_fetch_page(struct emu *e, gva_t linear, uint64_t *ram_page, const 
     enum step step = translate(e, linear, ACCESS_EXEC, rights_of_cpl(vcpu_cpl(&e->cpu)), &t);
     if (step != STEP_NEXT)
         return step;
-    if (t.offset == RAM_NO_OFFSET) {
-        error_set(&e->error, -ENOTSUP,
-                  "the guest jumped to linear address %#llx, guest physical %#llx, where there is no RAM",
-                  (unsigned long long)linear, (unsigned long long)t.gpa);
-        return STEP_STOP;
-    }
+    /* Nothing answers there, so the bus reads all ones; FF FF is no instruction. */
+    if (t.offset == RAM_NO_OFFSET)
+        return raise_exception(e, VEC_UD);
     *ram_page = t.offset >> PAGE_SHIFT;
     *host = e->ram->host + (t.offset & ~PAGE_MASK);
     return STEP_NEXT;
@@ -142,13 +140,17 @@ static enum step mmio_piece(struct emu *e, gpa_t gpa, uint8_t *data, unsigned si
     const struct boundary_ops *ops = e->boundary->ops;
     uint64_t value = 0;
     int result;
-    x87_sync(e); /* the boundary's code may use the host's x87 registers */
+    /* The boundary's code may use the host's x87 registers; the instruction (MMX) needs the guest's in them. */
+    bool live = e->x87_live;
+    x87_sync(e);
     if (write) {
         memcpy(&value, data, size);
         result = ops->mmio_write(e->boundary, e->position, gpa, size, value);
     } else {
         result = ops->mmio_read(e->boundary, e->position, gpa, size, &value);
     }
+    if (live)
+        x87_load(e);
     if (result < 0)
         return boundary_failed(e);
     if (result == BOUNDARY_STOP)
