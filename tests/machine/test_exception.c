@@ -117,9 +117,13 @@ static void long_mode_frames(void **state)
             rig_gate(r, 0xff, 0xe, 0, SEL_CODE64, 0xffff800012345678, ist);
             struct segment old_ss = s->seg[SEG_SS];
             uint16_t old_cs = s->seg[SEG_CS].selector;
-            assert_int_equal(deliver_event(r->e, 0xff, EVENT_FAULT, true, 0x1f, 0x5000), STEP_NEXT);
             uint64_t top = ist ? 0x20000 + ist * 0x1000 : cpl ? 0x9000 : 0x8000;
+            rig_put64(r, top - 56, 0x5a5a5a5a);
+            rig_put64(r, top, 0x6b6b6b6b);
+            assert_int_equal(deliver_event(r->e, 0xff, EVENT_FAULT, true, 0x1f, 0x5000), STEP_NEXT);
             assert_int_equal(s->gpr[GPR_RSP], top - 48);
+            assert_int_equal(rig_u64(r, top - 56), 0x5a5a5a5a); /* nothing beside the frame */
+            assert_int_equal(rig_u64(r, top), 0x6b6b6b6b);
             assert_int_equal(rig_u64(r, top - 8), old_ss.selector);
             assert_int_equal(rig_u64(r, top - 16), 0x8007);
             assert_int_equal(rig_u64(r, top - 24), FLAGS | RFLAGS_RF);

@@ -264,6 +264,23 @@ static void ps_is_ignored_without_pse(void **state)
     assert_int_equal(gpa, TARGET | 0x678);
 }
 
+/* A model without the feature: PS is reserved in a PDPTE. */
+static void pages_of_1_gib_need_their_cpuid_feature(void **state)
+{
+    struct rig *r = *state;
+    const struct layout *l = &layouts[6];
+    gva_t linear = 0x7fc012345678;
+    gpa_t gpa;
+    set_mode(r, l);
+    set_entries(r, l, linear, 7, 7);
+    tlb_flush(r->e);
+    assert_int_equal(mmu_translate(r->e, linear, ACCESS_READ, false, &gpa), STEP_NEXT);
+    cpu_model_init(&r->model, CPU_PROFILE_KVM);
+    assert_false(cpu_model_has(&r->model, CPU_FEATURE_EXT1_EDX + 26));
+    tlb_flush(r->e);
+    rig_assert_fault(r, mmu_translate(r->e, linear, ACCESS_READ, false, &gpa), VEC_PF, 9);
+}
+
 static void tables_outside_ram_read_all_ones(void **state)
 {
     struct rig *r = *state;
@@ -292,6 +309,8 @@ static void linear_is_physical_without_paging(void **state)
         assert_int_equal(mmu_translate(r->e, 0x123456, (enum access)access, false, &gpa), STEP_NEXT);
         assert_int_equal(gpa, 0x123456);
     }
+    tlb_select(r->e);
+    assert_non_null(tlb_host(r->e, 0x123456, 8, PLAN_MEM_WRITE));
 }
 
 /* ---- the TLB must not be visible ---- */
@@ -408,6 +427,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(permissions_follow_the_sdm_in_every_mode, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(reserved_bits_fault_and_others_do_not, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(ps_is_ignored_without_pse, rig_setup, rig_teardown),
+        cmocka_unit_test_setup_teardown(pages_of_1_gib_need_their_cpuid_feature, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(tables_outside_ram_read_all_ones, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(linear_is_physical_without_paging, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(changed_page_table_needs_no_invlpg, rig_setup, rig_teardown),
