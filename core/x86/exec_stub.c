@@ -88,16 +88,6 @@ static enum step exec_registers_flags(struct emu *e, const struct plan *p)
     return STEP_NEXT;
 }
 
-static void call_with_flags(struct emu *e, const struct plan *p, void *data)
-{
-    if (p->flags & EXEC_FLAGS) {
-        uint32_t flags = stub_call(e, p, data, stub_pack_flags(e->cpu.rflags));
-        e->cpu.rflags = stub_unpack_flags(e->cpu.rflags, flags);
-    } else {
-        stub_call(e, p, data, 0);
-    }
-}
-
 /* Runs the stub on an operand that is not plain RAM within one page. A failed write undoes the registers. */
 static enum step exec_mapped(struct emu *e, const struct plan *p, gva_t linear)
 {
@@ -114,11 +104,6 @@ static enum step exec_mapped(struct emu *e, const struct plan *p, gva_t linear)
         e->cpu.rflags = rflags;
     }
     return step;
-}
-
-static enum access segment_access(const struct plan *p)
-{
-    return p->mem_access & PLAN_MEM_WRITE ? ACCESS_WRITE : ACCESS_READ;
 }
 
 static enum step exec_at(struct emu *e, const struct plan *p, gva_t linear)
@@ -379,115 +364,7 @@ static enum step exec_vector(struct emu *e, const struct plan *p)
     return step;
 }
 
-/* ---- x87 ---- */
-
-static void x87_track(struct emu *e, const struct plan *p)
-{
-    if (p->extra & EXEC_X87_CONTROL)
-        return;
-    struct fpu_state *f = &e->cpu.fpu;
-    f->fip = e->cpu.rip;
-    f->fcs = e->cpu.seg[SEG_CS].selector;
-    f->fop = (uint16_t)(p->extra & EXEC_FOP_MASK);
-    if (p->mem_access) {
-        f->fdp = plan_offset(e, p);
-        f->fds = e->cpu.seg[p->seg].selector;
-    }
-}
-
-static void call_x87(struct emu *e, const struct plan *p, void *data)
-{
-    x87_load(e);
-    call_with_flags(e, p, data);
-    __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
-    x87_track(e, p);
-}
-
-/*
- * An operand that is not plain RAM within one page. A store that raises an unmasked exception leaves its operand as it was, so
- * a copy has to hold what is there.
- */
-static enum step exec_x87_mapped(struct emu *e, const struct plan *p, gva_t linear)
-{
-    struct mem_map map;
-    unsigned access = p->mem_access;
-    if (access & PLAN_MEM_WRITE) {
-        x87_sync(e);
-        if (~e->cpu.fpu.fcw & 0x3f)
-            access |= PLAN_MEM_READ;
-    }
-    enum step step = mem_map(e, linear, p->mem_bytes, access, &map);
-    if (step != STEP_NEXT)
-        return step;
-    call_x87(e, p, map.data);
-    return mem_unmap(e, &map);
-}
-
-static enum step exec_x87(struct emu *e, const struct plan *p)
-{
-    gva_t linear;
-    uint8_t *data = NULL;
-    enum step step = fpu_check(e, FPU_X87);
-    if (step == STEP_NEXT && (p->flags & EXEC_WAIT))
-        step = x87_check_pending(e);
-    if (unlikely(step != STEP_NEXT))
-        return step;
-    if (p->mem_access)
-        data = operand_host(e, p, p->mem_access);
-    if (p->mem_access && !data) {
-        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
-        if (step == STEP_NEXT)
-            data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
-        if (step != STEP_NEXT || !data)
-            return step != STEP_NEXT ? step : exec_x87_mapped(e, p, linear);
-    }
-    call_x87(e, p, data);
-    return STEP_NEXT;
-}
-
-static enum step exec_fninit(struct emu *e, const struct plan *p)
-{
-    enum step step = exec_x87(e, p);
-    if (step == STEP_NEXT) {
-        e->cpu.fpu.fip = e->cpu.fpu.fdp = 0;
-        e->cpu.fpu.fop = e->cpu.fpu.fcs = e->cpu.fpu.fds = 0;
-    }
-    return step;
-}
-
 /* ---- choosing ---- */
-
-static bool is_x87(const ZydisDecodedInstruction *insn)
-{
-    return insn->meta.category == ZYDIS_CATEGORY_X87_ALU || insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-           insn->mnemonic == ZYDIS_MNEMONIC_FISTTP;
-}
-
-/* SDM 1, 8.1.8 and 8.6: what leaves the pointers alone, and what does not wait. */
-static void setup_x87(struct plan *p, const ZydisDecodedInstruction *insn)
-{
-    p->extra = ((p->opcode & 7u) << 8 | p->modrm) & EXEC_FOP_MASK;
-    switch (insn->mnemonic) {
-    case ZYDIS_MNEMONIC_FNINIT:
-    case ZYDIS_MNEMONIC_FNCLEX:
-    case ZYDIS_MNEMONIC_FNSTCW:
-    case ZYDIS_MNEMONIC_FNSTSW:
-    case ZYDIS_MNEMONIC_FDISI8087_NOP:
-    case ZYDIS_MNEMONIC_FENI8087_NOP:
-    case ZYDIS_MNEMONIC_FSETPM287_NOP:
-        p->extra |= EXEC_X87_CONTROL;
-        break;
-    case ZYDIS_MNEMONIC_FLDCW:
-        p->extra |= EXEC_X87_CONTROL;
-        p->flags |= EXEC_WAIT;
-        break;
-    default:
-        p->flags |= EXEC_WAIT;
-        break;
-    }
-    p->flags |= EXEC_X87;
-    p->fn = insn->mnemonic == ZYDIS_MNEMONIC_FNINIT ? exec_fninit : exec_x87;
-}
 
 static bool legacy_sse_may_be_misaligned(ZydisMnemonic mnemonic)
 {
@@ -592,8 +469,8 @@ void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn, const 
     }
     if (mmx)
         p->flags |= EXEC_MMX;
-    if (is_x87(insn))
-        setup_x87(p, insn);
+    if (exec_is_x87(insn))
+        exec_x87_setup(p, insn);
     else if (vector || mmx)
         setup_vector(p, insn, vector);
     else if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)

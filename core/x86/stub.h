@@ -50,6 +50,10 @@ int stub_generate(struct code_arena *arena, const ZydisDecodedInstruction *insn,
 void exec_stub_setup(struct plan *p, const ZydisDecodedInstruction *insn,
                      const ZydisDecodedOperand *operands);
 
+/* The same for x87 instructions. exec_x87.c */
+bool exec_is_x87(const ZydisDecodedInstruction *insn);
+void exec_x87_setup(struct plan *p, const ZydisDecodedInstruction *insn);
+
 /* Plain handlers that decode.c sets by itself. exec_stub.c */
 enum step exec_undefined(struct emu *e, const struct plan *p);   /* #UD */
 enum step exec_too_long(struct emu *e, const struct plan *p);    /* #GP(0) */
@@ -137,6 +141,23 @@ static inline uint32_t stub_call(struct emu *e, const struct plan *p, void *data
         stub_fn fn;
     } stub = {.code = p->stub};
     return stub.fn(e, data, flags);
+}
+
+/* Runs the stub, with the status flags where it uses them. */
+static inline void call_with_flags(struct emu *e, const struct plan *p, void *data)
+{
+    if (p->flags & EXEC_FLAGS) {
+        uint32_t flags = stub_call(e, p, data, stub_pack_flags(e->cpu.rflags));
+        e->cpu.rflags = stub_unpack_flags(e->cpu.rflags, flags);
+    } else {
+        stub_call(e, p, data, 0);
+    }
+}
+
+/* The access that segmentation is asked for. */
+static inline enum access segment_access(const struct plan *p)
+{
+    return p->mem_access & PLAN_MEM_WRITE ? ACCESS_WRITE : ACCESS_READ;
 }
 
 #endif

@@ -1,0 +1,108 @@
+/* Handlers of the x87 plans that run a stub. The host must never see a waiting instruction with an exception pending. */
+#include "core/x86/stub.h"
+
+static void x87_track(struct emu *e, const struct plan *p)
+{
+    if (p->extra & EXEC_X87_CONTROL)
+        return;
+    struct fpu_state *f = &e->cpu.fpu;
+    f->fip = e->cpu.rip;
+    f->fcs = e->cpu.seg[SEG_CS].selector;
+    f->fop = (uint16_t)(p->extra & EXEC_FOP_MASK);
+    if (p->mem_access) {
+        f->fdp = plan_offset(e, p);
+        f->fds = e->cpu.seg[p->seg].selector;
+    }
+}
+
+static void call_x87(struct emu *e, const struct plan *p, void *data)
+{
+    x87_load(e);
+    call_with_flags(e, p, data);
+    __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
+    x87_track(e, p);
+}
+
+/*
+ * An operand that is not plain RAM within one page. A store that raises an unmasked exception leaves its operand as it was, so
+ * a copy has to hold what is there.
+ */
+static enum step exec_x87_mapped(struct emu *e, const struct plan *p, gva_t linear)
+{
+    struct mem_map map;
+    unsigned access = p->mem_access;
+    if (access & PLAN_MEM_WRITE) {
+        x87_sync(e);
+        if (~e->cpu.fpu.fcw & 0x3f)
+            access |= PLAN_MEM_READ;
+    }
+    enum step step = mem_map(e, linear, p->mem_bytes, access, &map);
+    if (step != STEP_NEXT)
+        return step;
+    call_x87(e, p, map.data);
+    return mem_unmap(e, &map);
+}
+
+static enum step exec_x87(struct emu *e, const struct plan *p)
+{
+    gva_t linear;
+    uint8_t *data = NULL;
+    enum step step = fpu_check(e, FPU_X87);
+    if (step == STEP_NEXT && (p->flags & EXEC_WAIT))
+        step = x87_check_pending(e);
+    if (unlikely(step != STEP_NEXT))
+        return step;
+    if (p->mem_access)
+        data = operand_host(e, p, p->mem_access);
+    if (p->mem_access && !data) {
+        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
+        if (step == STEP_NEXT)
+            data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
+        if (step != STEP_NEXT || !data)
+            return step != STEP_NEXT ? step : exec_x87_mapped(e, p, linear);
+    }
+    call_x87(e, p, data);
+    return STEP_NEXT;
+}
+
+static enum step exec_fninit(struct emu *e, const struct plan *p)
+{
+    enum step step = exec_x87(e, p);
+    if (step == STEP_NEXT) {
+        e->cpu.fpu.fip = e->cpu.fpu.fdp = 0;
+        e->cpu.fpu.fop = e->cpu.fpu.fcs = e->cpu.fpu.fds = 0;
+    }
+    return step;
+}
+
+bool exec_is_x87(const ZydisDecodedInstruction *insn)
+{
+    return insn->meta.category == ZYDIS_CATEGORY_X87_ALU || insn->meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+           insn->mnemonic == ZYDIS_MNEMONIC_FISTTP;
+}
+
+/* SDM 1, 8.1.8 and 8.6: what leaves the pointers alone, and what does not wait. */
+void exec_x87_setup(struct plan *p, const ZydisDecodedInstruction *insn)
+{
+    p->extra = ((p->opcode & 7u) << 8 | p->modrm) & EXEC_FOP_MASK;
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_FNINIT:
+    case ZYDIS_MNEMONIC_FNCLEX:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FDISI8087_NOP:
+    case ZYDIS_MNEMONIC_FENI8087_NOP:
+    case ZYDIS_MNEMONIC_FSETPM287_NOP:
+        p->extra |= EXEC_X87_CONTROL;
+        break;
+    case ZYDIS_MNEMONIC_FLDCW:
+        p->extra |= EXEC_X87_CONTROL;
+        p->flags |= EXEC_WAIT;
+        break;
+    default:
+        p->flags |= EXEC_WAIT;
+        break;
+    }
+    p->flags |= EXEC_X87;
+    p->fn = insn->mnemonic == ZYDIS_MNEMONIC_FNINIT ? exec_fninit : exec_x87;
+}
