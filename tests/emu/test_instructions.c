@@ -119,6 +119,28 @@ static void memory_mapped_registers_are_reached(void **state)
     vm_destroy(vm);
 }
 
+/* MMX registers live in the host's while the boundary's code runs in between. */
+static void mmx_operands_may_be_memory_mapped(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {
+        0xbb, 0,    0,    0,    0x02, /* mov ebx, 0x2000000 */
+        0x0f, 0x6f, 0x03,             /* movq mm0, [rbx] */
+        0x0f, 0xd4, 0x43, 0x08,       /* paddq mm0, [rbx + 8] */
+        0x0f, 0x7f, 0x43, 0x10,       /* movq [rbx + 16], mm0 */
+        0x0f, 0x7f, 0x07,             /* movq [rdi], mm0 */
+        0xf4,
+    };
+    struct vm *vm = vm_create(code, code + sizeof(code));
+    vm_set_gpr(vm, GPR_RDI, VM_DATA);
+    vm_run_to_halt(vm);
+    assert_int_equal(vm->crossings, 4);
+    uint64_t sum = vm->crossing[0].value + vm->crossing[1].value;
+    assert_int_equal(vm->crossing[2].value, sum);
+    assert_int_equal(vm_read64(vm, VM_DATA), sum);
+    vm_destroy(vm);
+}
+
 static void a_refused_crossing_leaves_the_state_before_it(void **state)
 {
     (void)state;
@@ -284,6 +306,7 @@ int main(void)
         cmocka_unit_test(compatibility_code_uses_32_bit_stacks),
         cmocka_unit_test(ports_and_counters_cross_the_boundary),
         cmocka_unit_test(memory_mapped_registers_are_reached),
+        cmocka_unit_test(mmx_operands_may_be_memory_mapped),
         cmocka_unit_test(a_refused_crossing_leaves_the_state_before_it),
         cmocka_unit_test(the_boundary_can_stop_after_any_instruction),
         cmocka_unit_test(user_code_needs_the_io_permission_bitmap),
