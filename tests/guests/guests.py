@@ -173,7 +173,7 @@ HOSTILE = {
     "rep-port": r"end: timeout",
     "halt": r"end: halted",
     "spin": r"end: timeout",
-    "nowhere": r"error: .*where there is no RAM.*",
+    "nowhere": r"end: exit 1",
     "not-canonical": r"end: exit 1",
 }
 RANDOM_MODES = {"ports", "mmio", "tables", "system"}
