@@ -222,6 +222,7 @@ int recorder_run(struct recorder *r, struct record_result *result, struct error 
     fill_result(r, &ending, result);
     result->events = trace_writer_event_count(r->writer);
     struct error finish_error;
+    result->trace_bytes = trace_writer_bytes(r->writer);
     int finished = trace_writer_finish(r->writer, &finish_error);
     r->writer = NULL;
     if (status == 0 && finished < 0) {

@@ -67,7 +67,8 @@ struct landmark {
     uint64_t rip, rflags;
     uint64_t gpr[16];
     uint64_t fpu_hash;
-    uint64_t elapsed_ns; /* host time in the recording since the event before: bounds the search for the boundary */
+    uint64_t
+        elapsed_ns; /* host time in the recording since the event before: bounds the search for the boundary */
     unsigned witness_count;
     struct {
         gva_t address;

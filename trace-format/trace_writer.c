@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -76,6 +78,62 @@ static int write_preamble(struct trace_writer *w, const struct trace_meta *meta,
     return r;
 }
 
+/*
+ * A new trace has no name until its first flush, so that no file that cannot be used is ever seen, and an old one that is
+ * to be replaced is there until then. Where the file system cannot do this (O_TMPFILE), the name is there from the start.
+ * Returns the descriptor; *named says which of the two it was.
+ */
+static int open_new(const char *path, bool overwrite, bool *named, struct error *err)
+{
+    struct stat st;
+    bool exists = lstat(path, &st) == 0;
+    if (exists && !overwrite)
+        return error_set(err, -EEXIST, "%s exists already; give another name, or ask to overwrite it", path);
+    if (exists) { /* it must be one that may be replaced */
+        int old = trace_open_locked(path, 0, err);
+        if (old < 0)
+            return old;
+        close(old);
+    }
+    *named = false;
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    int length = slash ? (int)(slash - path) + 1 : 1;
+    if (snprintf(folder, sizeof(folder), "%.*s", length, slash ? path : ".") >= (int)sizeof(folder))
+        return error_errno(err, -ENAMETOOLONG, "open %s", path);
+    bool is_link = exists && S_ISLNK(st.st_mode); /* write through it, as any program would */
+    int fd = is_link ? -1 : open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    *named = true;
+    return trace_open_locked(path, O_CREAT | (overwrite ? 0 : O_EXCL), err);
+}
+
+/* Gives the new trace its name. */
+static int publish(struct trace_writer *w, struct error *err)
+{
+    if (w->named)
+        return 0;
+    char self[64], temporary[PATH_MAX];
+    snprintf(self, sizeof(self), "/proc/self/fd/%d", w->sink.fd);
+    const char *path = w->sink.path;
+    bool replaced = false;
+    if (linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0) {
+        if (errno != EEXIST || !w->overwrite)
+            return chunk_sink_fail(&w->sink, -errno, "giving the file its name", err);
+        if (snprintf(temporary, sizeof(temporary), "%s.%d", path, (int)getpid()) >= (int)sizeof(temporary))
+            return chunk_sink_fail(&w->sink, -ENAMETOOLONG, "giving the file its name", err);
+        replaced = linkat(AT_FDCWD, self, AT_FDCWD, temporary, AT_SYMLINK_FOLLOW) == 0 &&
+                   rename(temporary, path) == 0;
+        if (!replaced)
+            return chunk_sink_fail(&w->sink, -errno, "replacing the old file", err);
+    }
+    w->named = true;
+    return 0;
+}
+
 int trace_writer_create(struct trace_writer **out, const char *path,
                         const struct trace_writer_options *options, const struct trace_meta *meta,
                         const struct buffer *cpuid, const uint8_t *image, size_t image_length,
@@ -87,7 +145,8 @@ int trace_writer_create(struct trace_writer **out, const char *path,
     if (image_length > IMAGE_MAX_BYTES)
         return error_set(err, -EFBIG, "the guest image has %zu bytes; a trace holds at most %llu",
                          image_length, (unsigned long long)IMAGE_MAX_BYTES);
-    int fd = trace_open_locked(path, O_CREAT | (overwrite ? 0 : O_EXCL), err);
+    bool named;
+    int fd = open_new(path, overwrite, &named, err);
     if (fd < 0)
         return fd;
     struct trace_writer *w = calloc(1, sizeof(*w));
@@ -95,6 +154,8 @@ int trace_writer_create(struct trace_writer **out, const char *path,
         close(fd);
         return error_set(err, -ENOMEM, "%s: no memory to write a trace", path);
     }
+    w->named = named;
+    w->overwrite = overwrite;
     w->positions = meta->positions;
     w->layout = trace_meta_layout(meta);
     w->previous = meta->positions ? 0 : POSITION_UNKNOWN;
@@ -106,7 +167,7 @@ int trace_writer_create(struct trace_writer **out, const char *path,
         r = write_preamble(w, meta, cpuid, image, image_length, err);
     if (r < 0) {
         trace_writer_destroy(w);
-        if (!overwrite)
+        if (named && !overwrite)
             unlink(path);
         return r;
     }
@@ -188,6 +249,8 @@ int trace_writer_event(struct trace_writer *w, const struct event *event, struct
 int trace_writer_flush(struct trace_writer *w, struct error *err)
 {
     int r = chunk_sink_check(&w->sink, err);
+    if (r >= 0 && !w->sealing)
+        r = publish(w, err);
     if (r < 0 || w->events.length == 0)
         return r;
     struct chunk_header h = {

@@ -32,7 +32,11 @@ struct trace_writer_options {
 
 struct trace_writer;
 
-/* Creates the file. meta, cpuid (opaque) and image (the guest file) go in at once. */
+/*
+ * Creates the file. meta, cpuid (opaque) and image (the guest file) go in at once. The file gets its name (and replaces an
+ * old one) with the first flush: the caller writes the first keyframe before that, and nobody ever sees a trace that
+ * cannot be replayed at all.
+ */
 int trace_writer_create(struct trace_writer **out, const char *path,
                         const struct trace_writer_options *options, const struct trace_meta *meta,
                         const struct buffer *cpuid, const uint8_t *image, size_t image_length,

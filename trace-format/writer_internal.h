@@ -23,6 +23,8 @@ struct sealing {
 
 struct trace_writer {
     struct chunk_sink sink;
+    bool named;     /* the file is to be seen under its name */
+    bool overwrite; /* it may replace another then */
     bool positions; /* trace_meta.positions */
     struct ram_layout layout;
 

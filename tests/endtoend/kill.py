@@ -30,9 +30,6 @@ def one(dejavm, engine, number, delay):
 
 def check(dejavm, number, trace, delay):
     out, err, status = dejavm.run("info", trace, "--json", status=None)
-    if status == 4 and delay < 0.05:  # killed before the first keyframe was in the file
-        os.unlink(trace)
-        return 0
     if status != 0:
         raise Failure(f"run {number}, killed after {delay:.3f} s: info gives status {status}: {err}")
     if b'"cut_short": true' not in out and b'"cut_short":true' not in out:
