@@ -217,7 +217,11 @@ static void abandoned_sealing_is_taken_back(void **state)
     must(trace_seal_open(&w, path, &err), &err);
     for (unsigned i = 0; i < 3 * SMALL_TRACE_FLUSH; i++)
         must(trace_seal_position(w, i, &err), &err);
+    assert_true(trace_writer_bytes(w) > before_length);
     trace_writer_destroy(w);
+    size_t after_first;
+    free(read_whole_file(path, &after_first));
+    assert_int_equal(after_first, before_length);
     must(trace_seal_open(&w, path, &err), &err);
     const struct trace_seal_summary too_early = {.events = 0};
     assert_int_equal(trace_seal_finish(w, &too_early, &err), -EINVAL);
