@@ -269,6 +269,15 @@ program rare
         compare
         int 0x90
         compare
+        /* The emulator executed this code before KVM's guest changes it. */
+        lea r9, [rbx+64]
+        mov qword ptr [r9], 3
+        mov r10d, 2
+1:      cmpxchg16b [r8]         /* 49 0f c7 08; becomes [r9], 49 0f c7 09 */
+        compare
+        mov byte ptr [rip+1b+3], 9
+        dec r10d
+        jnz 1b
         hlt
 end_program rare
 

@@ -372,6 +372,7 @@ static void halted_vcpu_is_woken_by_an_interrupt(void **unused)
     assert_int_equal(test_run(vm.engine, false), ENGINE_STOP_HALT);
     assert_false(vm.engine->ops->can_interrupt(vm.engine));
     assert_int_equal(test_run(vm.engine, true), ENGINE_STOP_HALT); /* stays halted */
+    assert_int_equal(vm.engine->ops->state(vm.engine)->rip, GUEST_CODE + 2);
     s.rip = GUEST_CODE + 2;
     assert_int_equal(vm.engine->ops->set_state(vm.engine, &s, &err), 0);
     assert_int_equal(test_run(vm.engine, false), ENGINE_STOP_HALT);
