@@ -13,9 +13,27 @@ struct gdb_server;
 /* What the client asked for when it left. */
 enum gdb_end { GDB_END_DETACHED, GDB_END_KILLED, GDB_END_DISCONNECTED, GDB_END_STOPPED };
 
+/*
+ * GDB takes the machine's architecture from the server once, when it connects, and refuses to work when it is not that of
+ * the program's ELF file. AUTO: x86-64 when the vCPU is in long mode as the client connects, else i386.
+ */
+enum gdb_description { GDB_DESCRIPTION_AUTO, GDB_DESCRIPTION_X86_64, GDB_DESCRIPTION_I386 };
+
 /* The target must outlive the server. */
 int gdb_server_create(struct gdb_server **out, struct debug_target *target, struct error *err) must_check;
 void gdb_server_destroy(struct gdb_server *s); /* NULL is fine */
+
+/* For the clients that connect from now on. */
+void gdb_server_describe(struct gdb_server *s, enum gdb_description description);
+
+/*
+ * How long a client may take to accept what is sent to it, and to complete a packet that it began (its first one: to
+ * begin). 10 s both, unless told otherwise.
+ */
+void gdb_server_set_timeouts(struct gdb_server *s, unsigned write_ms, unsigned packet_ms);
+
+/* Text that the client shows to its user at once. While the target neither runs nor obeys a monitor command it is dropped. */
+void gdb_server_console(struct gdb_server *s, const void *text, size_t length);
 
 /*
  * Serves one client on descriptors (both may be the same socket) until it leaves. Negative: a failure of ours, with a message;
@@ -24,7 +42,7 @@ void gdb_server_destroy(struct gdb_server *s); /* NULL is fine */
 int gdb_server_serve(struct gdb_server *s, int in_fd, int out_fd, enum gdb_end *end,
                      struct error *err) must_check;
 
-/* Ends gdb_server_serve soon with GDB_END_STOPPED. Async-signal-safe. */
+/* Ends gdb_server_serve soon with GDB_END_STOPPED, and every later one at once. Async-signal-safe. */
 void gdb_server_stop(struct gdb_server *s);
 
 /*
