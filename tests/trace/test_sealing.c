@@ -278,6 +278,10 @@ static void two_writers_do_not_meet(void **state)
     w = create_trace(path, false, 10);
     const struct trace_keyframe_input first = {.position = 0};
     must(trace_writer_keyframe(w, &first, &err), &err);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 0); /* still the old file: the new one has no name before its first flush */
+    must(trace_writer_flush(w, &err), &err);
     assert_int_equal(trace_seal_open(&second, path, &err), -EBUSY);
     assert_int_equal(trace_writer_create(&second, path, &options, &test_meta, &none, NULL, 0, &err), -EBUSY);
     assert_int_equal(trace_writer_create(&second, path, NULL, &test_meta, &none, NULL, 0, &err), -EEXIST);
