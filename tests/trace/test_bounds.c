@@ -120,7 +120,7 @@ static void a_trace_of_100_gigabytes_opens(void **state)
         h.first = i;
         h.position = i * 10;
         const uint8_t halt[] = {8 | 0x80, 0};
-        uint64_t offset;
+        uint64_t offset = 0;
         if (i % 1000 == 0)
             must(chunk_append(&sink, &h, halt, sizeof(halt), false, &offset, &err), &err);
         sink.end += 100000;
