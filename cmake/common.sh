@@ -26,12 +26,13 @@ package_installed() {
     [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null) == ii* ]]
 }
 
-# install_packages build|test: what cmake/packages.txt lists and this machine lacks
+# install_packages build|test|full: what cmake/packages.txt lists for it and this machine lacks
 install_packages() {
     local wanted=() missing=() name purpose
     while read -r name purpose; do
         [[ -z $name || $name == \#* ]] && continue
         [[ $purpose == test:* && $1 == build ]] && continue
+        [[ $purpose == full:* && $1 != full ]] && continue
         wanted+=("$name")
     done <"$root/cmake/packages.txt"
     if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
