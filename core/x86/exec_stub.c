@@ -243,10 +243,10 @@ static void restore(struct emu *e, const struct vcpu_state *before)
     e->cpu = *before;
 }
 
-static void run_quietly(struct emu *e, const struct plan *p, void *operand, uint32_t mxcsr)
+static void run_quietly(struct emu *e, const struct plan *p, void *operand, uint32_t mxcsr, bool x87)
 {
     e->cpu.fpu.mxcsr = mxcsr;
-    if (p->flags & EXEC_MMX)
+    if (x87)
         x87_load(e);
     call_with_flags(e, p, operand);
 }
@@ -268,19 +268,20 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
     if (step != STEP_NEXT)
         return step;
 
-    if (p->flags & EXEC_MMX)
-        x87_sync(e);
+    /* The copy has to hold the x87 registers as well; an instruction that uses them has had them loaded. */
+    bool x87 = e->x87_live;
+    x87_sync(e);
     struct vcpu_state before = e->cpu;
     uint32_t mxcsr = before.fpu.mxcsr, unmasked = ~(mxcsr >> MXCSR_MASK_SHIFT) & MXCSR_EXCEPTIONS;
     uint32_t quiet = (mxcsr & ~MXCSR_EXCEPTIONS) | MXCSR_MASKS;
     bool tiny = false;
     if (unmasked & MXCSR_UE) {
-        run_quietly(e, p, operand, quiet | MXCSR_FTZ);
+        run_quietly(e, p, operand, quiet | MXCSR_FTZ, x87);
         tiny = (e->cpu.fpu.mxcsr & MXCSR_UE) != 0;
         restore(e, &before);
     }
     /* An unmasked underflow makes FTZ ineffective. */
-    run_quietly(e, p, operand, unmasked & MXCSR_UE ? quiet & ~MXCSR_FTZ : quiet);
+    run_quietly(e, p, operand, unmasked & MXCSR_UE ? quiet & ~MXCSR_FTZ : quiet, x87);
     uint32_t found = (e->cpu.fpu.mxcsr & MXCSR_EXCEPTIONS) | (tiny ? MXCSR_UE : 0);
     if (found & unmasked & MXCSR_PRE)
         found &= MXCSR_PRE;

@@ -33,6 +33,16 @@ static enum step masked_load(struct emu *e, const struct plan *p, const struct m
     return step;
 }
 
+/* MASKMOV (elements of one byte) faults at the start of its operand, or of the second page (as AMD's CPUs do). */
+static enum step whole_operand_fault(struct emu *e, const struct masked *m, unsigned i, enum step step)
+{
+    if (step == STEP_FAULT && e->fault.vector == VEC_PF && m->size == 1) {
+        uint64_t in_page = e->fault.cr2 & PAGE_MASK;
+        e->fault.cr2 -= i < in_page ? i : in_page;
+    }
+    return step;
+}
+
 static enum step masked_store(struct emu *e, const struct plan *p, const struct masked *m, uint64_t offset,
                               const uint8_t *data)
 {
@@ -43,7 +53,7 @@ static enum step masked_store(struct emu *e, const struct plan *p, const struct 
             continue;
         step = element_linear(e, p, offset + i * m->size, m->size, ACCESS_WRITE, &linear[i]);
         if (step == STEP_NEXT)
-            step = mem_check_write(e, linear[i], m->size);
+            step = whole_operand_fault(e, m, i, mem_check_write(e, linear[i], m->size));
     }
     for (unsigned i = 0; i < m->count && step == STEP_NEXT; i++)
         if (m->selected[i])
