@@ -153,21 +153,29 @@ void cpu_model_init(struct cpu_model *model, enum cpu_profile profile)
     add(model, 0x80000021, CPUID_NO_SUBLEAF, BIT(2) | BIT(6) | BIT(29), 0, 0, 0);
 }
 
-static const struct cpuid_entry *find(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf)
+static const struct cpuid_entry *find_in(const struct cpuid_entry *list, unsigned count, uint32_t leaf,
+                                         uint32_t subleaf)
 {
-    for (unsigned i = 0; i < model->count; i++) {
-        const struct cpuid_entry *entry = &model->entry[i];
+    for (unsigned i = 0; i < count; i++) {
+        const struct cpuid_entry *entry = &list[i];
         if (entry->leaf == leaf && (entry->subleaf == CPUID_NO_SUBLEAF || entry->subleaf == subleaf))
             return entry;
     }
     return NULL;
 }
 
+static const struct cpuid_entry *find(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf)
+{
+    return find_in(model->entry, model->count, leaf, subleaf);
+}
+
 void cpu_model_cpuid(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, uint64_t cr4,
                      uint64_t xcr0, uint32_t out[4])
 {
     memset(out, 0, 4 * sizeof(*out));
-    const struct cpuid_entry *entry = find(model, leaf, subleaf);
+    const struct cpuid_entry *entry = model->shown_count
+                                          ? find_in(model->shown, model->shown_count, leaf, subleaf)
+                                          : find(model, leaf, subleaf);
     if (!entry)
         return;
     out[0] = entry->eax;
@@ -263,38 +271,51 @@ int cpu_model_check_host(const struct cpu_model *model, struct error *err)
     return 0;
 }
 
-void cpu_model_encode(const struct cpu_model *model, struct buffer *out)
+static void encode_entries(const struct cpuid_entry *list, unsigned count, struct buffer *out)
 {
-    buffer_put_u32(out, model->count);
-    for (unsigned i = 0; i < model->count; i++) {
-        const struct cpuid_entry *entry = &model->entry[i];
+    buffer_put_u32(out, count);
+    for (unsigned i = 0; i < count; i++) {
+        const struct cpuid_entry *entry = &list[i];
         const uint32_t fields[] = {entry->leaf, entry->subleaf, entry->eax,
                                    entry->ebx,  entry->ecx,     entry->edx};
         for (size_t j = 0; j < ARRAY_LEN(fields); j++)
             buffer_put_u32(out, fields[j]);
     }
+}
+
+void cpu_model_encode(const struct cpu_model *model, struct buffer *out)
+{
+    encode_entries(model->entry, model->count, out);
     buffer_put_u32(out, model->mxcsr_mask);
+    encode_entries(model->shown, model->shown_count, out);
+}
+
+static void decode_entries(struct reader *r, struct cpuid_entry *list, unsigned *count)
+{
+    uint32_t n = reader_u32(r);
+    if (n > CPUID_MAX_ENTRIES)
+        r->failed = true;
+    for (uint32_t i = 0; i < n && !r->failed; i++) {
+        list[i].leaf = reader_u32(r);
+        list[i].subleaf = reader_u32(r);
+        list[i].eax = reader_u32(r);
+        list[i].ebx = reader_u32(r);
+        list[i].ecx = reader_u32(r);
+        list[i].edx = reader_u32(r);
+    }
+    *count = r->failed ? 0 : n;
 }
 
 int cpu_model_decode(struct cpu_model *model, const uint8_t *data, size_t length, struct error *err)
 {
     struct reader r = reader_of(data, length);
-    uint32_t count = reader_u32(&r);
     memset(model, 0, sizeof(*model));
-    if (r.failed || count > CPUID_MAX_ENTRIES || reader_left(&r) != count * 24u + 4u)
+    decode_entries(&r, model->entry, &model->count);
+    model->mxcsr_mask = reader_u32(&r);
+    decode_entries(&r, model->shown, &model->shown_count);
+    if (r.failed || reader_left(&r) != 0)
         return error_set_kind(err, ERROR_DAMAGED, -EINVAL,
                               "CPU model: %zu bytes do not hold what they announce", length);
-    for (uint32_t i = 0; i < count; i++) {
-        struct cpuid_entry *entry = &model->entry[i];
-        entry->leaf = reader_u32(&r);
-        entry->subleaf = reader_u32(&r);
-        entry->eax = reader_u32(&r);
-        entry->ebx = reader_u32(&r);
-        entry->ecx = reader_u32(&r);
-        entry->edx = reader_u32(&r);
-    }
-    model->count = count;
-    model->mxcsr_mask = reader_u32(&r);
     return 0;
 }
 

@@ -31,6 +31,12 @@ struct cpu_model {
      * (misaligned operands), Intel has not, and CPUID does not hide it.
      */
     uint32_t mxcsr_mask;
+    /*
+     * Where KVM does not show the guest what it was asked to: what the CPUID instruction gives instead of entry. It changes
+     * nothing about which instructions the model has. 0: as in entry.
+     */
+    unsigned shown_count;
+    struct cpuid_entry shown[CPUID_MAX_ENTRIES];
 };
 
 #define MXCSR_MASK_PLAIN 0xffffu

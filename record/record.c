@@ -53,6 +53,8 @@ static int create_engine(struct recorder *r, const struct vcpu_state *state, str
         return status;
     status = r->is_kvm ? kvm_engine_create(&r->engine, r->ram, &r->boundary, &r->model, err)
                        : emu_create(&r->engine, r->ram, &r->boundary, &r->model, err);
+    if (status == 0 && r->is_kvm)
+        status = kvm_engine_shown_cpuid(r->engine, &r->model, err);
     if (status < 0)
         return status;
     return r->engine->ops->set_state(r->engine, state, err);

@@ -404,6 +404,11 @@ static void set_position(struct engine *engine, position_t p)
     (void)p;
 }
 
+int kvm_engine_shown_cpuid(struct engine *engine, struct cpu_model *model, struct error *err)
+{
+    return kvm_vm_get_cpuid(&kvm_of(engine)->vm, model, err);
+}
+
 const struct kvm_statistics *kvm_engine_statistics(const struct engine *engine)
 {
     return &kvm_of(engine)->statistics;

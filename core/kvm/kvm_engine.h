@@ -25,6 +25,12 @@ struct kvm_statistics {
 int kvm_engine_create(struct engine **out, struct guest_ram *ram, struct boundary *boundary,
                       const struct cpu_model *model, struct error *err) must_check;
 
+/*
+ * Fills model->shown with what KVM shows the guest, if that is not what was asked of it (kvm_pvm puts features of the host
+ * into some leaves). Before the guest runs.
+ */
+int kvm_engine_shown_cpuid(struct engine *e, struct cpu_model *model, struct error *err) must_check;
+
 const struct kvm_statistics *kvm_engine_statistics(const struct engine *e);
 
 /*

@@ -210,6 +210,35 @@ int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct er
     return result < 0 ? error_errno(err, result, "KVM_SET_CPUID2") : 0;
 }
 
+int kvm_vm_get_cpuid(struct kvm_vm *vm, struct cpu_model *model, struct error *err)
+{
+    struct kvm_cpuid_buffer buffer = {0};
+    struct kvm_cpuid2 *cpuid = kvm_cpuid_of(&buffer);
+    cpuid->nent = KVM_CPUID_ENTRIES;
+    int result = kvm_ioctl(vm->vcpu_fd, KVM_GET_CPUID2, cpuid);
+    if (result < 0)
+        return error_errno(err, result, "KVM_GET_CPUID2");
+    model->shown_count = 0;
+    for (uint32_t i = 0; i < cpuid->nent && i < KVM_CPUID_ENTRIES; i++) {
+        const struct kvm_cpuid_entry2 *from = &cpuid->entries[i];
+        if (model->shown_count == CPUID_MAX_ENTRIES)
+            return error_set(err, -E2BIG, "KVM shows the guest more than %d CPUID leaves", CPUID_MAX_ENTRIES);
+        bool has_subleaf = from->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        model->shown[model->shown_count++] =
+            (struct cpuid_entry){.leaf = from->function,
+                                 .subleaf = has_subleaf ? from->index : CPUID_NO_SUBLEAF,
+                                 .eax = from->eax,
+                                 .ebx = from->ebx,
+                                 .ecx = from->ecx,
+                                 .edx = from->edx};
+    }
+    bool as_asked = model->shown_count == model->count &&
+                    memcmp(model->shown, model->entry, model->count * sizeof(model->entry[0])) == 0;
+    if (as_asked)
+        model->shown_count = 0;
+    return 0;
+}
+
 struct msr_range {
     uint32_t first, count;
 };

@@ -67,6 +67,9 @@ static inline struct kvm_cpuid2 *kvm_cpuid_of(struct kvm_cpuid_buffer *buffer)
 
 int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct error *err) must_check;
 
+/* What KVM shows the guest, into model->shown; model->shown_count is 0 where it is what was asked for. */
+int kvm_vm_get_cpuid(struct kvm_vm *vm, struct cpu_model *model, struct error *err) must_check;
+
 /*
  * Lets only those MSRs through to KVM that are deterministic there and part of struct vcpu_state; all others make
  * KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR, and so do invalid values for the former.
