@@ -43,15 +43,16 @@ static const char sse_types[] =
     FLAG("PE", 0)                                                                                            \
     FLAG("MP", 1)                                                                                            \
     FLAG("EM", 2)                                                                                            \
-    FLAG("TS", 3) FLAG("ET", 4) FLAG("NE", 5) FLAG("WP", 16) FLAG("AM", 18) FLAG("NW", 29) FLAG("CD", 30)    \
-        FLAG("PG", 31)
+    FLAG("TS", 3)                                                                                            \
+    FLAG("ET", 4) FLAG("NE", 5) FLAG("WP", 16) FLAG("AM", 18) FLAG("NW", 29) FLAG("CD", 30) FLAG("PG", 31)
 #define CR4_FIELDS                                                                                           \
     FLAG("VME", 0)                                                                                           \
     FLAG("PVI", 1)                                                                                           \
     FLAG("TSD", 2)                                                                                           \
-    FLAG("DE", 3) FLAG("PSE", 4) FLAG("PAE", 5) FLAG("MCE", 6) FLAG("PGE", 7) FLAG("PCE", 8)                 \
-        FLAG("OSFXSR", 9) FLAG("OSXMMEXCPT", 10) FLAG("UMIP", 11) FLAG("FSGSBASE", 16) FLAG("PCIDE", 17)     \
-            FLAG("OSXSAVE", 18) FLAG("SMEP", 20) FLAG("SMAP", 21)
+    FLAG("DE", 3)                                                                                            \
+    FLAG("PSE", 4) FLAG("PAE", 5) FLAG("MCE", 6) FLAG("PGE", 7) FLAG("PCE", 8) FLAG("OSFXSR", 9)             \
+        FLAG("OSXMMEXCPT", 10) FLAG("UMIP", 11) FLAG("FSGSBASE", 16) FLAG("PCIDE", 17) FLAG("OSXSAVE", 18)   \
+            FLAG("SMEP", 20) FLAG("SMAP", 21)
 #define EFER_FIELDS FLAG("SCE", 0) FLAG("LME", 8) FLAG("LMA", 10) FLAG("NXE", 11)
 
 #define SYSTEM_TYPES(size)                                                                                   \
@@ -198,7 +199,7 @@ static const struct register_feature features_32[] = {
 
 const struct register_feature *register_features(enum gdb_description description)
 {
-    return description == GDB_DESCRIPTION_I386 ? features_32 : features_64;
+    return description == GDB_DESCRIPTION_X86_64 ? features_64 : features_32;
 }
 
 const struct register_info *register_find(enum gdb_description description, uint64_t n)
@@ -212,6 +213,13 @@ const struct register_info *register_find(enum gdb_description description, uint
 }
 
 /* ---- the document ---- */
+
+const char *const description_names[GDB_DESCRIPTION_COUNT] = {
+    [GDB_DESCRIPTION_AUTO] = "auto",
+    [GDB_DESCRIPTION_X86_64] = "i386:x86-64",
+    [GDB_DESCRIPTION_I386] = "i386",
+    [GDB_DESCRIPTION_I8086] = "i8086",
+};
 
 static void put_register(struct buffer *out, const struct register_info *r, unsigned number)
 {
@@ -232,7 +240,7 @@ void description_write(enum gdb_description description, struct buffer *out)
     unsigned number = 0;
     put_text(out, "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n"
                   "<target version=\"1.0\">\n<architecture>");
-    put_text(out, description == GDB_DESCRIPTION_I386 ? "i386" : "i386:x86-64");
+    put_text(out, description_names[description]);
     put_text(out, "</architecture>\n<osabi>none</osabi>\n");
     for (const struct register_feature *f = register_features(description); f->name; f++) {
         put_text(out, "<feature name=\"");

@@ -223,6 +223,8 @@ struct register_feature {
 const struct register_feature *register_features(enum gdb_description description);
 /* Which registers register number n is; NULL beyond the last one. */
 const struct register_info *register_find(enum gdb_description description, uint64_t n);
+#define GDB_DESCRIPTION_COUNT 4
+extern const char *const description_names[GDB_DESCRIPTION_COUNT]; /* GDB's names of the architectures */
 void description_write(enum gdb_description description, struct buffer *out);
 extern const char gdb_memory_map[];
 

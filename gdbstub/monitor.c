@@ -5,18 +5,12 @@
 #include "gdbstub/internal.h"
 
 static const char help_text[] =
-    "description [auto|i386|i386:x86-64]\n"
+    "description [auto|i386:x86-64|i386|i8086]\n"
     "    the machine that GDB is told of when it connects next; auto: by the vCPU's mode then\n";
-
-static const char *const description_names[] = {
-    [GDB_DESCRIPTION_AUTO] = "auto",
-    [GDB_DESCRIPTION_X86_64] = "i386:x86-64",
-    [GDB_DESCRIPTION_I386] = "i386",
-};
 
 static int set_description(struct gdb_server *s, const char *name, struct buffer *out, struct error *err)
 {
-    for (size_t i = 0; name[0] && i < ARRAY_LEN(description_names); i++) {
+    for (size_t i = 0; name[0] && i < GDB_DESCRIPTION_COUNT; i++) {
         if (strcmp(name, description_names[i]) != 0)
             continue;
         s->wanted_description = (enum gdb_description)i;
@@ -24,7 +18,8 @@ static int set_description(struct gdb_server *s, const char *name, struct buffer
         return 0;
     }
     if (name[0])
-        return error_set(err, -EINVAL, "description is auto, i386 or i386:x86-64, not \"%.40s\"", name);
+        return error_set(err, -EINVAL, "description is auto, i386:x86-64, i386 or i8086, not \"%.40s\"",
+                         name);
     put_text(out, "now: ");
     put_text(out, description_names[s->described]);
     put_text(out, "; next: ");

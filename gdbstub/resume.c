@@ -25,6 +25,28 @@ static void put_watch(struct gdb_server *s)
     put_text(&s->reply, ";");
 }
 
+static gva_t next_instruction(struct gdb_server *s)
+{
+    const struct vcpu_state *state = s->target->ops->state(s->target);
+    if (vcpu_in_64bit_code(state))
+        return state->rip;
+    return (uint32_t)(state->seg[SEG_CS].base + state->rip);
+}
+
+/*
+ * GDB takes RIP for an address. Where CS has a base it is none, and GDB would find no breakpoint of its own there and go on: so
+ * such a stop is just a trap.
+ */
+static void put_break(struct gdb_server *s)
+{
+    if (s->target->ops->state(s->target)->rip != next_instruction(s))
+        return;
+    if (s->stop.point == DEBUG_BREAK_SOFTWARE && s->client_swbreak)
+        put_word(s, "swbreak", "");
+    if (s->stop.point == DEBUG_BREAK_HARDWARE && s->client_hwbreak)
+        put_word(s, "hwbreak", "");
+}
+
 void resume_reply(struct gdb_server *s)
 {
     uint8_t signal = s->stop.reason == DEBUG_STOP_INTERRUPTED ? SIGNAL_INT : SIGNAL_TRAP;
@@ -33,10 +55,7 @@ void resume_reply(struct gdb_server *s)
     put_word(s, "thread", "1");
     switch (s->stop.reason) {
     case DEBUG_STOP_BREAK:
-        if (s->stop.point == DEBUG_BREAK_SOFTWARE && s->client_swbreak)
-            put_word(s, "swbreak", "");
-        if (s->stop.point == DEBUG_BREAK_HARDWARE && s->client_hwbreak)
-            put_word(s, "hwbreak", "");
+        put_break(s);
         break;
     case DEBUG_STOP_WATCH:
         put_watch(s);
@@ -62,14 +81,6 @@ static int resume_once(struct gdb_server *s, enum debug_direction direction, boo
 {
     s->stop = (struct debug_stop){.reason = DEBUG_STOP_NONE};
     return s->target->ops->resume(s->target, direction, step, server_interrupted, s, &s->stop, err);
-}
-
-static gva_t next_instruction(struct gdb_server *s)
-{
-    const struct vcpu_state *state = s->target->ops->state(s->target);
-    if (vcpu_in_64bit_code(state))
-        return state->rip;
-    return (uint32_t)(state->seg[SEG_CS].base + state->rip);
 }
 
 /* Steps while RIP is in [first, end), at least once. */

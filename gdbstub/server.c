@@ -75,7 +75,9 @@ static enum gdb_description choose_description(const struct gdb_server *s)
     if (s->wanted_description != GDB_DESCRIPTION_AUTO)
         return s->wanted_description;
     const struct vcpu_state *state = s->target->ops->state(s->target);
-    return vcpu_in_long_mode(state) ? GDB_DESCRIPTION_X86_64 : GDB_DESCRIPTION_I386;
+    if (vcpu_in_long_mode(state))
+        return GDB_DESCRIPTION_X86_64;
+    return state->seg[SEG_CS].rights & SEGMENT_DB ? GDB_DESCRIPTION_I386 : GDB_DESCRIPTION_I8086;
 }
 
 int server_reset(struct gdb_server *s, struct error *err)

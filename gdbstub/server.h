@@ -15,9 +15,15 @@ enum gdb_end { GDB_END_DETACHED, GDB_END_KILLED, GDB_END_DISCONNECTED, GDB_END_S
 
 /*
  * GDB takes the machine's architecture from the server once, when it connects, and refuses to work when it is not that of
- * the program's ELF file. AUTO: x86-64 when the vCPU is in long mode as the client connects, else i386.
+ * the program's ELF file. I8086 has the registers of I386 and disassembles as 16-bit code; GDB's `set architecture i386` changes
+ * that, while nothing leads from I386 to I8086. AUTO: by the mode of the vCPU as the client connects.
  */
-enum gdb_description { GDB_DESCRIPTION_AUTO, GDB_DESCRIPTION_X86_64, GDB_DESCRIPTION_I386 };
+enum gdb_description {
+    GDB_DESCRIPTION_AUTO,
+    GDB_DESCRIPTION_X86_64,
+    GDB_DESCRIPTION_I386,
+    GDB_DESCRIPTION_I8086,
+};
 
 /* The target must outlive the server. */
 int gdb_server_create(struct gdb_server **out, struct debug_target *target, struct error *err) must_check;
