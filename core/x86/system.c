@@ -269,9 +269,20 @@ static enum step op_segment_base(struct emu *e, const struct plan *p)
     return STEP_NEXT;
 }
 
+/* CLAC, STAC: for the supervisor, with or without CR4.SMAP; not in virtual-8086 mode (SDM 2). */
+static enum step op_alignment_flag(struct emu *e, const struct plan *p)
+{
+    if (!privileged(e))
+        return raise_exception(e, VEC_UD);
+    set_rflags(e, p->mnemonic == ZYDIS_MNEMONIC_STAC ? RFLAGS_AC : 0, RFLAGS_AC);
+    return STEP_LEAVE;
+}
+
 static const struct plan_handler handlers[] = {
     {ZYDIS_MNEMONIC_MOV, op_undefined, setup_mov},
     {ZYDIS_MNEMONIC_CLTS, op_clts, NULL},
+    {ZYDIS_MNEMONIC_CLAC, op_alignment_flag, NULL},
+    {ZYDIS_MNEMONIC_STAC, op_alignment_flag, NULL},
     {ZYDIS_MNEMONIC_INVLPG, op_invlpg, NULL},
     {ZYDIS_MNEMONIC_INVPCID, op_invpcid, NULL},
     {ZYDIS_MNEMONIC_WBINVD, op_wbinvd, NULL},

@@ -149,6 +149,25 @@ static void mov_cr_and_dr(void **state)
     assert_int_equal(s->cr0 & 0xf, 0xf);
 }
 
+static void clac_and_stac_are_for_the_supervisor(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    assert_int_equal(rig_exec(r, "\x0f\x01\xcb", 3), STEP_LEAVE); /* stac, in real mode */
+    assert_true(s->rflags & RFLAGS_AC);
+    rig_long(r, 0);
+    s->cr4 |= CR4_SMAP;
+    s->rflags &= ~RFLAGS_AC;
+    assert_int_equal(rig_exec(r, "\x0f\x01\xcb", 3), STEP_LEAVE);
+    assert_true(s->rflags & RFLAGS_AC);
+    assert_int_equal(rig_exec(r, "\x0f\x01\xca", 3), STEP_LEAVE); /* clac */
+    assert_false(s->rflags & RFLAGS_AC);
+    rig_long(r, 3);
+    rig_assert_fault(r, rig_exec(r, "\x0f\x01\xcb", 3), VEC_UD, -1);
+    rig_assert_fault(r, rig_exec(r, "\x0f\x01\xca", 3), VEC_UD, -1);
+    assert_false(s->rflags & RFLAGS_AC);
+}
+
 static void privileged_instructions_fault_at_cpl_3(void **state)
 {
     static const struct {
@@ -352,6 +371,7 @@ int main(void)
         TEST(cr3_and_cr4_checks),
         TEST(pae_checks_its_pdptes),
         TEST(mov_cr_and_dr),
+        TEST(clac_and_stac_are_for_the_supervisor),
         TEST(privileged_instructions_fault_at_cpl_3),
         TEST(virtualization_and_smm_do_not_exist),
         TEST(invlpg_never_faults),
