@@ -11,6 +11,7 @@
 
 #include "core/x86/block.h"
 #include "core/x86/code_arena.h"
+#include "core/x86/stub.h"
 
 #define PENDING_BS 0x40u
 
@@ -471,6 +472,8 @@ static int emu_set_state(struct engine *engine, const struct vcpu_state *state, 
         return error_set(err, -EINVAL, "a vCPU state cannot be loaded: %s", reason);
     e->x87_live = false;
     e->cpu = *state;
+    /* A pending exception that ES does not show would hit the host. */
+    x87_settle(&e->cpu.fpu);
     e->block_gone = true;
     tlb_flush(e);
     tlb_select(e);

@@ -10,6 +10,8 @@
 #define FSW_ES         0x0080u
 #define FSW_B          0x8000u
 #define FSW_EXCEPTIONS 0x3fu
+#define FCW_WRITABLE   0x1f3fu
+#define FCW_FIXED      0x0040u
 #define FTW_SPECIAL    2u
 #define FTW_EMPTY      3u
 
@@ -172,6 +174,13 @@ static void update_summary(struct fpu_state *f)
         f->fsw |= FSW_ES | FSW_B;
 }
 
+void x87_settle(struct fpu_state *f)
+{
+    f->fcw = (uint16_t)((f->fcw & FCW_WRITABLE) | FCW_FIXED);
+    f->fop &= EXEC_FOP_MASK;
+    update_summary(f);
+}
+
 /* SDM 2, CPUID.7.0:EBX[13]: FCS and FDS are deprecated and read as zero. */
 static bool selectors_are_stored(const struct emu *e)
 {
@@ -223,10 +232,10 @@ void fx_store_x87(const struct emu *e, const struct plan *p, uint8_t *image)
 void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image)
 {
     struct fpu_state *f = &e->cpu.fpu;
-    f->fcw = (uint16_t)((get16(image + FX_FCW) & 0x1f3f) | 0x40);
+    f->fcw = get16(image + FX_FCW);
     f->fsw = get16(image + FX_FSW);
     f->ftw = image[FX_FTW];
-    f->fop = get16(image + FX_FOP) & 0x7ff;
+    f->fop = get16(image + FX_FOP);
     f->fip = is_wide(p) ? get64(image + FX_FIP) : get32(image + FX_FIP);
     f->fdp = is_wide(p) ? get64(image + FX_FDP) : get32(image + FX_FDP);
     f->fcs = is_wide(p) ? 0 : get16(image + FX_FCS);
@@ -235,7 +244,7 @@ void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image)
         memcpy(f->st[i], image + FX_ST + 16 * i, 10);
         memset(f->st[i] + 10, 0, 6);
     }
-    update_summary(f);
+    x87_settle(f);
 }
 
 void fx_store_xmm(const struct emu *e, const struct plan *p, uint8_t *image)
@@ -410,7 +419,7 @@ static void load_environment(struct emu *e, const struct plan *p, const uint8_t 
 {
     struct fpu_state *f = &e->cpu.fpu;
     size_t w = p->op_size == 2 ? 2 : 4;
-    f->fcw = (uint16_t)((get16(in) & 0x1f3f) | 0x40);
+    f->fcw = (uint16_t)((get16(in) & FCW_WRITABLE) | FCW_FIXED);
     f->fsw = get16(in + w);
     uint16_t tags = get16(in + 2 * w);
     f->ftw = 0;

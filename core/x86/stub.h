@@ -68,6 +68,8 @@ extern const struct plan_handlers xsave_handlers;  /* xsave.c */
 
 /* Moves the guest's x87 state into the host's registers. fpu_state.c */
 void x87_load(struct emu *e);
+/* What the CPU makes of loaded control and status words: bits that do not exist are dropped, ES and B follow. fpu_state.c */
+void x87_settle(struct fpu_state *f);
 /* #MF for a pending unmasked x87 exception: STEP_NEXT when there is none. */
 enum step x87_check_pending(struct emu *e);
 /*
