@@ -23,7 +23,8 @@
 enum ram_page_flag {
     RAM_PAGE_DIRTY = 1, /* on the dirty list */
     RAM_PAGE_CODE = 2,  /* the emulator holds decoded code of this page; only core/x86 touches this bit */
-    RAM_PAGE_TABLE = 4, /* the emulator's TLB depends on this page as a page table; only core/x86 touches this bit */
+    RAM_PAGE_TABLE =
+        4, /* the emulator's TLB depends on this page as a page table; only core/x86 touches this bit */
 };
 
 struct guest_ram {
@@ -36,6 +37,9 @@ struct guest_ram {
     size_t dirty_count;
     uint64_t
         dirty_generation; /* grows when the dirty list is cleared: cached "already dirty" is stale then */
+    /* Called for a page that is about to be marked dirty, while it still has its old content. Or NULL. */
+    void (*before_dirty)(void *context, uint64_t page);
+    void *before_dirty_context;
 };
 
 /* size_bytes: 1 MiB to 64 GiB, a multiple of 4096. All zero at first. */
@@ -77,6 +81,8 @@ static inline uint8_t *ram_frame(const struct guest_ram *ram, gfn_t gfn)
 static inline void ram_mark_dirty(struct guest_ram *ram, uint64_t page)
 {
     if (!(ram->page_flags[page] & RAM_PAGE_DIRTY)) {
+        if (ram->before_dirty)
+            ram->before_dirty(ram->before_dirty_context, page);
         ram->page_flags[page] |= RAM_PAGE_DIRTY;
         ram->dirty_list[ram->dirty_count++] = (uint32_t)page;
     }

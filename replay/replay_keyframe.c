@@ -43,6 +43,7 @@ static int restore_stream(struct replay *r, const struct trace_keyframe_info *in
                                        .events = info->events_before,
                                        .console_bytes = info->console_bytes_before};
     r->last_event_position = info->position;
+    r->done_here = POSITION_UNKNOWN;
     r->history_count = 0;
     r->ran_out = r->failed = false;
     return replay_fetch(r, err);
@@ -70,6 +71,39 @@ int replay_load_keyframe(struct replay *r, uint64_t index, struct error *err)
         return status;
     r->engine->ops->set_position(r->engine, info.position);
     return restore_stream(r, &info, err);
+}
+
+void replay_save_place(struct replay *r, struct replay_place *place)
+{
+    const struct replay_totals *t = &r->totals;
+    *place = (struct replay_place){.position = replay_position(r),
+                                   .events = t->events,
+                                   .interrupts = t->interrupts,
+                                   .digests_checked = t->digests_checked,
+                                   .outputs_checked = t->outputs_checked,
+                                   .console_bytes = t->console_bytes,
+                                   .state = *r->engine->ops->state(r->engine)};
+}
+
+int replay_restore_place(struct replay *r, const struct replay_place *place, struct error *err)
+{
+    int status = r->engine->ops->set_state(r->engine, &place->state, err);
+    if (status == 0)
+        status = trace_cursor_seek(r->cursor, place->events, err);
+    if (status < 0)
+        return status;
+    r->engine->ops->set_position(r->engine, place->position);
+    r->totals = (struct replay_totals){.position = place->position,
+                                       .events = place->events,
+                                       .interrupts = place->interrupts,
+                                       .digests_checked = place->digests_checked,
+                                       .outputs_checked = place->outputs_checked,
+                                       .console_bytes = place->console_bytes};
+    r->last_event_position = place->position;
+    r->done_here = POSITION_UNKNOWN;
+    r->history_count = 0;
+    r->ran_out = r->failed = false;
+    return replay_fetch(r, err);
 }
 
 static const uint8_t *frame_of_ram(void *context, gfn_t gfn)

@@ -35,7 +35,9 @@ static void give_annotation(struct replay *r)
     if (r->next.type != EVENT_CONSOLE)
         return;
     r->totals.console_bytes += r->next.data_length;
-    if (r->hooks.console)
+    /* A run that stops at this event goes back to before it. */
+    bool stops = r->points && r->points->is_wanted;
+    if (r->hooks.console && !stops)
         r->hooks.console(r->hooks.context, r->next.source, r->next.data, r->next.data_length);
 }
 
@@ -48,6 +50,7 @@ int replay_fetch(struct replay *r, struct error *err)
         r->have_next = n == 1;
         if (!r->have_next)
             return 0;
+        points_ask(r);
         if (!is_annotation(&r->next)) {
             landmark_prepare(r);
             return 0;
@@ -109,6 +112,7 @@ static int apply_dma(struct replay *r, struct error *err)
 {
     const struct event *e = &r->next;
     position_t position = replay_position(r);
+    points_note_dma(r, e);
     if (ram_write(r->ram, e->address, e->data, e->data_length) < 0)
         return error_set_kind(err, ERROR_DAMAGED, -EINVAL,
                               "the trace writes %zu bytes at guest physical 0x%" PRIx64
@@ -155,6 +159,7 @@ static int apply_digest(struct replay *r, struct error *err)
             r, err, "the contents of RAM differ from the recording's; %" PRIu64 " digests before agreed",
             r->totals.digests_checked);
     r->totals.digests_checked++;
+    r->done_here = replay_position(r);
     return replay_consume(r, replay_position(r), err);
 }
 
@@ -172,7 +177,7 @@ static int apply_end(struct replay *r, struct error *err)
     return note_position(r, replay_position(r), err);
 }
 
-static int apply(struct replay *r, struct error *err)
+static int apply_one(struct replay *r, struct error *err)
 {
     landmark_apply_entries(r);
     switch (r->next.type) {
@@ -193,6 +198,13 @@ static int apply(struct replay *r, struct error *err)
     }
 }
 
+static int apply(struct replay *r, struct error *err)
+{
+    bool delivers = r->next.type == EVENT_INTERRUPT || r->next.type == EVENT_NMI;
+    int status = apply_one(r, err);
+    return status == 0 && delivers ? points_poll(r, err) : status;
+}
+
 /* ---- the run ---- */
 
 static bool comes_by_itself(const struct event *event)
@@ -208,6 +220,11 @@ static bool is_due(const struct replay *r, bool matched)
     if (e->position != POSITION_UNKNOWN)
         return e->position == replay_position(r);
     return e->place == PLACE_AFTER || e->place == PLACE_PREVIOUS || (e->place == PLACE_LANDMARK && matched);
+}
+
+bool replay_event_is_due(const struct replay *r)
+{
+    return r->have_next && is_due(r, false);
 }
 
 static bool is_overdue(const struct replay *r)
@@ -227,6 +244,7 @@ static position_t limit_of(const struct replay *r, position_t target)
     }
     if (r->seal && r->next_keyframe < limit)
         limit = r->next_keyframe;
+    limit = points_limit(r, limit);
     if (limit - now > REPLAY_SLICE_STEPS)
         limit = now + REPLAY_SLICE_STEPS;
     return limit;
@@ -251,6 +269,12 @@ static int after_stop(struct replay *r, int stop, bool *matched, struct error *e
         if (r->next.type == EVENT_END && r->next.source == TRACE_END_SHUTDOWN)
             return apply_end(r, err);
         return unexpected_stop(r, "shut down (triple fault)", err);
+    case ENGINE_STOP_WATCH:
+    case ENGINE_STOP_CATCH:
+        points_take_hit(r, stop);
+        return 0;
+    case ENGINE_STOP_BOUNDARY:
+        return points_poll(r, err);
     default:
         return 0;
     }
@@ -286,11 +310,16 @@ static int overdue(struct replay *r, struct error *err)
                            replay_describe_event(&r->next, expected, sizeof(expected)), r->next.position);
 }
 
-int replay_run(struct replay *r, position_t position, struct error *err)
+int replay_run_to(struct replay *r, position_t position, struct replay_stop *stop, struct error *err)
 {
     bool matched = false;
+    *stop = (struct replay_stop){.reason = REPLAY_STOP_TARGET};
+    if (r->have_next)
+        points_ask(r);
     while (!r->totals.at_end) {
         int status = 0;
+        if (points_stop_here(r, stop))
+            break;
         if (!r->have_next || r->ran_out)
             r->totals.at_end = true;
         else if (replay_position(r) >= position)
@@ -308,5 +337,14 @@ int replay_run(struct replay *r, position_t position, struct error *err)
         r->totals.position = replay_position(r);
     }
     r->totals.position = replay_position(r);
+    if (r->totals.at_end)
+        stop->reason = REPLAY_STOP_END;
+    stop->exact = r->done_here != replay_position(r);
     return 0;
+}
+
+int replay_run(struct replay *r, position_t position, struct error *err)
+{
+    struct replay_stop stop;
+    return replay_run_to(r, position, &stop, err);
 }

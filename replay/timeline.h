@@ -31,7 +31,11 @@ position_t timeline_end(const struct timeline *t); /* the last position of the t
 /* The replay underneath, for its state, RAM, reader and symbols; not to be run or sought directly. */
 struct replay *timeline_replay(struct timeline *t);
 
-/* interrupted: asked at least every 50 ms; true ends the call with -EINTR, standing where it was before. May be NULL. */
+/*
+ * interrupted: asked at least every 50 ms. True ends timeline_goto with -EINTR, standing where it was before, and the other two
+ * with TIMELINE_STOP_INTERRUPTED: forwards where it has got to, backwards at the earliest place after which nothing was found. May
+ * be NULL.
+ */
 struct timeline_interrupt {
     bool (*interrupted)(void *context);
     void *context;
@@ -55,9 +59,17 @@ enum timeline_stop_reason {
 /* What to stop at besides the engine's points. */
 struct timeline_points {
     struct engine_points engine;
-    /* Asked for each event of the trace as it is passed; true stops before its transition. May be NULL. */
+    /*
+     * Asked for each event of the trace as it is passed, or about to be; true stops before its transition. May be NULL. The same
+     * event may be asked about again.
+     */
     bool (*want_event)(void *context, const struct event *event);
     void *context;
+    /*
+     * Names what want_event answers: as long as this number, want_event and context are the same, so are the answers. 0: they may change
+     * at any time, and hits are not remembered from one call to the next.
+     */
+    uint64_t event_filter;
 };
 
 struct timeline_stop {
@@ -66,6 +78,17 @@ struct timeline_stop {
     struct engine_hit hit; /* with WATCH and CATCH */
     struct event event;    /* with EVENT; data pointers are not kept */
 };
+
+/*
+ * What counts as a stop at position q, whichever way it is come by:
+ *   BREAK  the instruction at q has the address and is the transition q -> q+1: not where an interrupt or a device comes first
+ *          (the instruction comes again after it). Every iteration of a REP counts.
+ *   WATCH  q -> q+1 makes the access: an instruction, a delivery (its pushes), or a device's write, found through the page tables
+ *          as they are at q.
+ *   CATCH  q -> q+1 is the exception's delivery, or the instruction.
+ *   EVENT  the event's position is q.
+ * Backwards, where several are at q, WATCH and CATCH are told rather than BREAK and EVENT.
+ */
 
 /*
  * Forwards to the first stop after the present position, at most to limit (POSITION_UNKNOWN: the end).

@@ -4,10 +4,22 @@
 #include "trace-format/event_codec.h"
 #include "trace-format/reader_internal.h"
 
+/* How decoding stood before an event of the chunk at hand: so that seeking need not begin at the chunk's start. */
+#define RESUME_EVENTS 256u
+struct resume_point {
+    uint64_t index;
+    size_t offset; /* in the chunk */
+    struct event_context context;
+    size_t positions_offset;
+    uint64_t positions_left;
+    position_t sealed_position, last_position;
+};
+
 struct trace_cursor {
     struct trace_reader *reader;
     uint64_t index;       /* of the next event */
-    uint64_t next_record; /* the chunk after the one at hand */
+    uint64_t record;      /* of the chunk at hand */
+    uint64_t next_record; /* of the chunk after it */
     struct chunk_decoder events_chunk, positions_chunk;
     struct chunk_header header; /* of the chunk at hand */
     uint64_t offset;
@@ -16,9 +28,11 @@ struct trace_cursor {
     struct event_decoder decoder;
     struct reader positions;
     uint64_t positions_offset, positions_left;
-    position_t sealed_position; /* the last one from a POSITIONS chunk */
-    position_t last_position;   /* of all events so far, where known */
-    bool failed;                /* and every further call fails in the same way */
+    position_t sealed_position;  /* the last one from a POSITIONS chunk */
+    position_t last_position;    /* of all events so far, where known */
+    struct resume_point *resume; /* one every RESUME_EVENTS of the chunk at hand, as far as it was read */
+    size_t resume_count, resume_capacity;
+    bool failed; /* and every further call fails in the same way */
     struct error failure;
 };
 
@@ -29,6 +43,7 @@ void trace_cursor_close(struct trace_cursor *c)
     chunk_decoder_free(&c->events_chunk);
     chunk_decoder_free(&c->positions_chunk);
     event_decoder_free(&c->decoder);
+    free(c->resume);
     free(c);
 }
 
@@ -56,6 +71,7 @@ static int load_chunk(struct trace_cursor *c, struct error *err)
     struct trace_reader *reader = c->reader;
     struct index_record record;
     struct chunk chunk;
+    c->resume_count = 0;
     int r = reader_record(reader, &reader->events, c->next_record, &record, err);
     if (r >= 0)
         r = chunk_read(&reader->source, record.offset, CHUNK_EVENTS, &c->events_chunk, &chunk, err);
@@ -71,7 +87,7 @@ static int load_chunk(struct trace_cursor *c, struct error *err)
     c->header = *h;
     c->offset = record.offset;
     c->left = h->count;
-    c->next_record++;
+    c->record = c->next_record++;
     c->events = reader_of(chunk.raw, h->raw_length);
     event_context_start(&c->decoder.context, h->position);
     c->positions_left = 0;
@@ -79,23 +95,55 @@ static int load_chunk(struct trace_cursor *c, struct error *err)
     return sealed_positions ? load_positions(c, record.extra, err) : 0;
 }
 
-int trace_cursor_open(struct trace_cursor **out, struct trace_reader *reader, uint64_t event_index,
-                      struct error *err)
-{
-    *out = NULL;
-    if (event_index > reader->info.events)
-        return error_set(err, -ERANGE, "%s: event %llu of %llu", reader->path,
-                         (unsigned long long)event_index, (unsigned long long)reader->info.events);
-    struct trace_cursor *c = calloc(1, sizeof(*c));
-    if (!c)
-        return error_set(err, -ENOMEM, "%s: no memory to read events", reader->path);
-    c->reader = reader;
-    c->index = event_index;
-    c->next_record = index_table_count(&reader->events);
-    *out = c;
-    if (event_index == reader->info.events)
-        return 0;
+/* ---- places ---- */
 
+/* Positions of the cursor inside the chunk at hand. Without memory for a resume point, seeking is only slower. */
+static void note_resume_point(struct trace_cursor *c)
+{
+    uint64_t done = c->header.count - c->left;
+    if (done % RESUME_EVENTS || done / RESUME_EVENTS != c->resume_count)
+        return;
+    if (c->resume_count == c->resume_capacity) {
+        size_t capacity = c->resume_capacity ? c->resume_capacity * 2 : 16;
+        struct resume_point *grown = realloc(c->resume, capacity * sizeof(*grown));
+        if (!grown)
+            return;
+        c->resume = grown;
+        c->resume_capacity = capacity;
+    }
+    c->resume[c->resume_count++] = (struct resume_point){.index = c->index,
+                                                         .offset = c->events.offset,
+                                                         .context = c->decoder.context,
+                                                         .positions_offset = c->positions.offset,
+                                                         .positions_left = c->positions_left,
+                                                         .sealed_position = c->sealed_position,
+                                                         .last_position = c->last_position};
+}
+
+/* Goes to the last resume point at or before event_index; false if the chunk at hand has none. */
+static bool resume(struct trace_cursor *c, uint64_t event_index)
+{
+    if (!c->resume_count || event_index < c->resume[0].index ||
+        event_index - c->header.first >= c->header.count)
+        return false;
+    size_t n = (size_t)((event_index - c->resume[0].index) / RESUME_EVENTS);
+    const struct resume_point *p = &c->resume[n < c->resume_count ? n : c->resume_count - 1];
+    c->left = c->header.count - (p->index - c->header.first);
+    c->next_record = c->record + 1;
+    c->index = p->index;
+    c->events.offset = p->offset;
+    c->decoder.context = p->context;
+    c->positions.offset = p->positions_offset;
+    c->positions_left = p->positions_left;
+    c->sealed_position = p->sealed_position;
+    c->last_position = p->last_position;
+    return true;
+}
+
+/* Makes the chunk with event_index, which exists, the next one. */
+static int find_chunk(struct trace_cursor *c, uint64_t event_index, struct error *err)
+{
+    struct trace_reader *reader = c->reader;
     uint64_t n = 0;
     struct index_record record;
     int r = reader_search(reader, &reader->events, INDEX_BY_FIRST, event_index, false, &n, err);
@@ -107,19 +155,54 @@ int trace_cursor_open(struct trace_cursor **out, struct trace_reader *reader, ui
     if (r >= 0 && event_index - record.first >= EVENTS_MAX_COUNT)
         r = trace_damaged(&reader->source, record.offset, err, "no chunk has event %llu",
                           (unsigned long long)event_index);
-    if (r >= 0) {
-        c->next_record = n - 1;
-        c->index = record.first;
-        while (r >= 0 && c->index < event_index) {
-            struct event skipped;
-            r = trace_cursor_next(c, &skipped, err);
-        }
+    if (r < 0)
+        return r;
+    c->next_record = n - 1;
+    c->index = record.first;
+    c->left = 0;
+    c->last_position = 0;
+    return 0;
+}
+
+int trace_cursor_seek(struct trace_cursor *c, uint64_t event_index, struct error *err)
+{
+    struct trace_reader *reader = c->reader;
+    if (event_index > reader->info.events)
+        return error_set(err, -ERANGE, "%s: event %llu of %llu", reader->path,
+                         (unsigned long long)event_index, (unsigned long long)reader->info.events);
+    c->failed = false;
+    int r = 0;
+    bool ahead = c->left && event_index >= c->index && event_index - c->index < RESUME_EVENTS;
+    if (event_index == reader->info.events) {
+        c->next_record = index_table_count(&reader->events);
+        c->index = event_index;
+        c->left = 0;
+        return 0;
     }
-    if (r < 0) {
-        trace_cursor_close(c);
-        *out = NULL;
+    if (!ahead && !resume(c, event_index))
+        r = find_chunk(c, event_index, err);
+    while (r >= 0 && c->index < event_index) {
+        struct event skipped;
+        r = trace_cursor_next(c, &skipped, err);
     }
     return r < 0 ? r : 0;
+}
+
+int trace_cursor_open(struct trace_cursor **out, struct trace_reader *reader, uint64_t event_index,
+                      struct error *err)
+{
+    *out = NULL;
+    struct trace_cursor *c = calloc(1, sizeof(*c));
+    if (!c)
+        return error_set(err, -ENOMEM, "%s: no memory to read events", reader->path);
+    c->reader = reader;
+    int r = trace_cursor_seek(c, event_index, err);
+    if (r < 0) {
+        trace_cursor_close(c);
+        return r;
+    }
+    *out = c;
+    return 0;
 }
 
 static int sealed_position(struct trace_cursor *c, struct event *e, struct error *err)
@@ -179,6 +262,7 @@ static int next_event(struct trace_cursor *c, struct event *event, struct error 
         if (r < 0)
             return r;
     }
+    note_resume_point(c);
     const char *why = NULL;
     r = event_decode(&c->decoder, &c->events, event, &why);
     if (r == -ENOMEM)

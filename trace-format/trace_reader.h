@@ -43,6 +43,8 @@ void trace_cursor_close(struct trace_cursor *c);
 /* 1: *event filled in (with its position, if the trace is sealed or recorded with positions); 0: end. */
 int trace_cursor_next(struct trace_cursor *c, struct event *event, struct error *err) must_check;
 uint64_t trace_cursor_index(const struct trace_cursor *c); /* of the event that next() returns next */
+/* Makes event_index the next one. Cheap inside the chunk at hand, in both directions; otherwise as a new cursor. */
+int trace_cursor_seek(struct trace_cursor *c, uint64_t event_index, struct error *err) must_check;
 
 /* Index of the first event whose position is >= position (sealed, or recorded with positions). */
 int trace_reader_find_event(struct trace_reader *r, position_t position, uint64_t *event_index,

@@ -176,6 +176,7 @@ static enum step execute(struct emu *e, const struct plan *p, unsigned count)
     /* EIP counts on past 64 KiB in 16-bit code too, where the segment's limit lets it; only branches cut it. */
     uint64_t mask = p->code_size == 8 ? ~0ull : 0xffffffffull;
     enum step step = STEP_NEXT;
+    unsigned cpl = vcpu_cpl(&e->cpu);
     e->block_gone = false;
     for (; p < end; p++) {
         e->next_rip = (e->cpu.rip + p->length) & mask;
@@ -187,8 +188,8 @@ static enum step execute(struct emu *e, const struct plan *p, unsigned count)
         if (unlikely(e->block_gone | e->boundary_stop))
             break;
     }
-    if (unlikely(e->points && e->points->catches) && (step == STEP_JUMP || step == STEP_LEAVE))
-        points_note_instruction(e, p);
+    if (unlikely(e->points != NULL) && (step == STEP_JUMP || step == STEP_LEAVE))
+        points_note_instruction(e, p, cpl);
     switch (step) {
     case STEP_EXIT:
     case STEP_LEAVE:
@@ -475,6 +476,7 @@ static int emu_set_state(struct engine *engine, const struct vcpu_state *state, 
     /* A pending exception that ES does not show would hit the host. */
     x87_settle(&e->cpu.fpu);
     e->block_gone = true;
+    e->hit_stop = 0;
     tlb_flush(e);
     tlb_select(e);
     return 0;

@@ -238,8 +238,8 @@ enum step fpu_check(struct emu *e, enum fpu_class class);
 void points_note_access(struct emu *e, gva_t linear, size_t length, bool write);
 /* A watched range overlaps this page: its data accesses must not go past points_note_access. */
 bool points_watch_page(const struct emu *e, gva_t page);
-/* An instruction completed that may be one to catch. */
-void points_note_instruction(struct emu *e, const struct plan *p);
+/* An instruction that ends a block completed; it may be one to catch. cpl: before it. */
+void points_note_instruction(struct emu *e, const struct plan *p, unsigned cpl);
 /* An exception was delivered. */
 void points_note_exception(struct emu *e, unsigned vector);
 /* The instruction at CS:RIP is at a break address. */

@@ -41,10 +41,10 @@ bool points_watch_page(const struct emu *e, gva_t page)
     return false;
 }
 
-static bool is_system_call(const struct plan *p)
+static bool is_system_call(const struct plan *p, unsigned cpl)
 {
     return p->mnemonic == ZYDIS_MNEMONIC_SYSCALL || p->mnemonic == ZYDIS_MNEMONIC_SYSENTER ||
-           p->mnemonic == ZYDIS_MNEMONIC_INT;
+           (p->mnemonic == ZYDIS_MNEMONIC_INT && cpl == 3);
 }
 
 static bool is_write_of_cr3(const struct plan *p)
@@ -53,19 +53,36 @@ static bool is_write_of_cr3(const struct plan *p)
     return p->mnemonic == ZYDIS_MNEMONIC_MOV && p->opcode == opcode_mov_to_cr && p->reg[0] == 3;
 }
 
-void points_note_instruction(struct emu *e, const struct plan *p)
+/* INT1, INT3 and INTO, when they were taken, are exceptions that their instructions deliver themselves. */
+static unsigned software_exception(const struct plan *p)
 {
+    switch (p->mnemonic) {
+    case ZYDIS_MNEMONIC_INT1:
+        return VEC_DB;
+    case ZYDIS_MNEMONIC_INT3:
+        return VEC_BP;
+    case ZYDIS_MNEMONIC_INTO:
+        return VEC_OF;
+    default:
+        return 32;
+    }
+}
+
+void points_note_instruction(struct emu *e, const struct plan *p, unsigned cpl)
+{
+    points_note_exception(e, software_exception(p));
     if (e->hit_stop)
         return;
     uint32_t met = 0;
-    if (is_system_call(p))
+    if (is_system_call(p, cpl))
         met |= ENGINE_CATCH_SYSCALL;
     if (is_write_of_cr3(p))
         met |= ENGINE_CATCH_CR3;
     met &= e->points->catches;
     if (!met)
         return;
-    e->hit = (struct engine_hit){.catches = met, .vector = (uint8_t)p->imm};
+    uint8_t vector = p->mnemonic == ZYDIS_MNEMONIC_INT ? (uint8_t)p->imm : 0;
+    e->hit = (struct engine_hit){.catches = met, .vector = vector};
     stop_for(e, ENGINE_STOP_CATCH);
 }
 

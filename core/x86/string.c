@@ -2,10 +2,10 @@
  * MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS (SDM 2; SDM 1, 7.3.9).
  *
  * Every iteration of a REP is a transition of its own. A call of the handler makes as many iterations as it may: up to the
- * run's limit, up to the iteration that a landmark is looked for at, and at most REP_MAX_ITERATIONS so that a kick
- * is seen. It counts all but the last, which the run loop counts as it does any instruction. Iterations whose
- * operands lie in pages that the TLB gives plain access to are done in bulk, with the result that doing them one by one
- * has; all others are done one by one.
+ * run's limit, up to the iteration that a landmark is looked for at, one at a break address, and at most
+ * REP_MAX_ITERATIONS so that a kick is seen. It counts all but the last, which the run loop counts as it does any
+ * instruction. Iterations whose operands lie in pages that the TLB gives plain access to are done in bulk, with the
+ * result that doing them one by one has; all others are done one by one.
  */
 #include "core/x86/io.h"
 
@@ -364,7 +364,7 @@ static uint64_t iteration_budget(const struct emu *e, uint64_t rcx)
     if (e->match && e->match->rip == e->cpu.rip && rcx > e->match->gpr[GPR_RCX] &&
         rcx - e->match->gpr[GPR_RCX] < budget)
         budget = rcx - e->match->gpr[GPR_RCX];
-    return budget;
+    return points_break_here(e) ? 1 : budget;
 }
 
 /* REPE and REPNE end when ZF is not as they ask. */
