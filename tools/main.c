@@ -5,7 +5,9 @@
 #include "tools/status.h"
 #include "tools/version.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 #include <zstd.h>
 
 #include <Zydis/Zydis.h>
@@ -55,9 +57,22 @@ static int run_global_option(int argc, char **argv)
     return finish_output(STATUS_OK);
 }
 
+/* A file that is opened must not get the number of a standard stream that the caller closed: messages would go into it. */
+static bool standard_streams_exist(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     interrupt_setup();
+    if (!standard_streams_exist()) {
+        message("a standard stream is closed, and /dev/null cannot take its place");
+        return STATUS_FAILURE;
+    }
     if (argc < 2) {
         message("which command?\nTry 'dejavm --help'.");
         return STATUS_USAGE;

@@ -484,6 +484,16 @@ class Recording(Case):
         self.check(run("record", "--serial", "/nosuch/log", "-o", self.path("4.dvm"), hello), 1)
         self.assertFalse(os.path.exists(self.path("4.dvm")))
 
+    def test_closed_standard_streams_do_not_end_up_in_the_trace(self):
+        guest = os.path.join(EXAMPLES, "hello")
+        for closed in ((0,), (1,), (2,), (0, 1, 2)):
+            trace = self.path("closed%d.dvm" % len(closed))
+            close = lambda: [os.close(fd) for fd in closed]
+            done = subprocess.run([DEJAVM, "record", "--force", "-o", trace, "--engine=emu", guest], preexec_fn=close,
+                                  timeout=TIMEOUT)
+            self.assertEqual(done.returncode, 0, closed)
+            self.check(run("verify", trace), 0)
+
     def test_output_that_nobody_reads(self):
         read_end, write_end = os.pipe()
         os.close(read_end)
