@@ -1,6 +1,6 @@
 /* dejavm dump */
-#include "core/boundary.h"
 #include "tools/commands.h"
+#include "tools/event_view.h"
 #include "tools/interrupt.h"
 #include "tools/json.h"
 #include "tools/session.h"
@@ -10,92 +10,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { SHOWN_BYTES = 48 };
-
 static const char *const place_names[] = {"crossing", "position", "after", "landmark", "previous"};
-static const char *const source_names[] = {"rdtsc", "rdtscp", "rdpmc", "rdrand", "rdseed"};
 
 static const char *place_name(enum event_place place)
 {
     return (size_t)place < ARRAY_LEN(place_names) ? place_names[place] : "unknown";
-}
-
-static const char *source_name(uint8_t source)
-{
-    return source < ARRAY_LEN(source_names) ? source_names[source] : "unknown";
-}
-
-static void print_data(const struct event *e)
-{
-    size_t shown = e->data_length < SHOWN_BYTES ? e->data_length : SHOWN_BYTES;
-    putchar('"');
-    put_printable(stdout, e->data, shown);
-    printf("\"%s", shown < e->data_length ? "..." : "");
-}
-
-static void print_access(const struct event *e)
-{
-    bool mmio = e->type == EVENT_MMIO_READ || e->type == EVENT_MMIO_WRITE;
-    printf("%s 0x%0*" PRIx64 " size %u value 0x%" PRIx64, mmio ? "address" : "port", mmio ? 9 : 4, e->address,
-           e->size, e->value);
-}
-
-static void print_details(const struct event *e)
-{
-    switch (e->type) {
-    case EVENT_PIO_READ:
-    case EVENT_PIO_WRITE:
-    case EVENT_MMIO_READ:
-    case EVENT_MMIO_WRITE:
-        print_access(e);
-        break;
-    case EVENT_CPU_READ:
-        printf("%s value 0x%" PRIx64 "%s", source_name(e->source), e->value, e->flag ? "" : " (not ready)");
-        break;
-    case EVENT_MSR_READ:
-    case EVENT_MSR_WRITE:
-        printf("msr 0x%08" PRIx64 " value 0x%" PRIx64 "%s", e->address, e->value,
-               e->flag ? "" : " (unknown: #GP)");
-        break;
-    case EVENT_INTERRUPT:
-        printf("vector 0x%02x", e->vector);
-        break;
-    case EVENT_DMA:
-        printf("address 0x%09" PRIx64 ", %zu bytes", e->address, e->data_length);
-        break;
-    case EVENT_DIGEST:
-        printf("registers %016" PRIx64 " ram %016" PRIx64 "%016" PRIx64, e->value, e->digest.high,
-               e->digest.low);
-        break;
-    case EVENT_CONSOLE:
-        printf("channel %u ", e->source);
-        print_data(e);
-        break;
-    case EVENT_MARK:
-        print_data(e);
-        break;
-    case EVENT_END:
-        printf("%s status %" PRIu64 " ", trace_end_name((enum trace_end)e->source), e->value);
-        if (e->data_length)
-            print_data(e);
-        break;
-    case EVENT_HALT:
-    case EVENT_NMI:
-    case EVENT_TYPE_COUNT:
-        break;
-    }
-}
-
-static void print_event(uint64_t index, const struct event *e)
-{
-    struct number_text position;
-    printf("%9" PRIu64 "  %18s  %-10s  ", index,
-           e->position == POSITION_UNKNOWN ? "?" : number_format(e->position, &position),
-           event_type_name(e->type));
-    print_details(e);
-    if (e->place == PLACE_LANDMARK && e->landmark)
-        printf("  at rip 0x%" PRIx64 ", %zu pages", e->landmark->rip, e->landmark->page_count);
-    putchar('\n');
 }
 
 static void details_json(struct json *j, const struct event *e)
@@ -111,7 +30,7 @@ static void details_json(struct json *j, const struct event *e)
         json_u64(j, "value", e->value);
         break;
     case EVENT_CPU_READ:
-        json_string(j, "source", source_name(e->source));
+        json_string(j, "source", event_source_name(e->source));
         json_u64(j, "value", e->value);
         json_bool(j, "valid", e->flag);
         break;
@@ -207,7 +126,7 @@ static int print_events(struct trace_reader *reader, struct range *range, struct
     if (code)
         return code;
     if (!j)
-        printf("%9s  %18s  %-10s  %s\n", "event", "position", "type", "details");
+        event_print_heading(stdout);
     while ((code = trace_cursor_next(cursor, &event, err)) == 1) {
         bool known = event.position != POSITION_UNKNOWN;
         if (range->have_to && known && event.position > range->last) {
@@ -217,7 +136,7 @@ static int print_events(struct trace_reader *reader, struct range *range, struct
         if (j)
             event_json(j, index, &event);
         else
-            print_event(index, &event);
+            event_print(index, &event, stdout);
         index++;
         if (ferror(stdout) || interrupt_count() > 0) {
             code = 0;

@@ -196,15 +196,15 @@ static enum parse_result parse_operand(struct parser *p, const char *text)
 enum parse_result command_parse(const struct command *command, int argc, char **argv, struct arguments *out)
 {
     struct parser p = {.command = command, .argc = argc, .next = 1, .argv = argv, .out = out};
-    bool options_end = false;
+    bool options_end = false, rest = false;
     *out = (struct arguments){.command = command};
-    while (p.next < argc) {
+    while (p.next < argc && !rest) {
         const char *text = argv[p.next++];
         enum parse_result result;
         if (options_end || text[0] != '-' || text[1] == '\0')
             result = parse_operand(&p, text);
         else if (strcmp(text, "--") == 0)
-            options_end = true, result = PARSE_RUN;
+            options_end = true, rest = command->rest != NULL, result = PARSE_RUN;
         else if (text[1] == '-')
             result = parse_long(&p, text + 2);
         else
@@ -212,6 +212,8 @@ enum parse_result command_parse(const struct command *command, int argc, char **
         if (result != PARSE_RUN)
             return result;
     }
+    out->rest = argv + p.next;
+    out->rest_count = (size_t)(argc - p.next);
     const struct operand_spec *missing = &command->operands[out->operand_count];
     if (missing->name && !missing->optional) {
         usage_error(command, "%s is missing", missing->name);

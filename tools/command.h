@@ -43,6 +43,8 @@ struct arguments {
     } option[ARGUMENTS_MAX_OPTIONS];
     size_t operand_count;
     const char *operand[ARGUMENTS_MAX_OPERANDS];
+    size_t rest_count; /* of a command that hands arguments on: those after "--" */
+    char **rest;
 };
 
 struct command {
@@ -51,6 +53,8 @@ struct command {
     const char *const *paragraphs; /* ends with NULL; "- text" is a list item */
     const struct option_spec *options;
     const struct operand_spec *operands;
+    const struct operand_spec
+        *rest; /* what comes after "--" is for somebody else; NULL: "--" ends the options */
     const struct example_spec *examples;
     int (*run)(const struct arguments *arguments); /* returns the exit status */
 };

@@ -93,6 +93,8 @@ void help_print(const struct command *command, FILE *out)
     fprintf(out, "usage: dejavm %s%s", command->name, command->options->name ? " [OPTION]..." : "");
     for (const struct operand_spec *o = command->operands; o->name; o++)
         fprintf(out, o->optional ? " [%s]" : " %s", o->name);
+    if (command->rest)
+        fprintf(out, " [-- %s...]", command->rest->name);
     fputs("\n", out);
     for (const char *const *p = command->paragraphs; *p; p++) {
         bool item = strncmp(*p, "- ", 2) == 0;
@@ -105,6 +107,8 @@ void help_print(const struct command *command, FILE *out)
         fputs("\nArguments:\n", out);
     for (const struct operand_spec *o = command->operands; o->name; o++)
         put_entry(out, o->name, o->text, 12);
+    if (command->rest)
+        put_entry(out, command->rest->name, command->rest->text, 12);
     fputs("\nOptions:\n", out);
     put_options(out, command->options);
     put_options(out, common_options);

@@ -1,14 +1,29 @@
 #include "tools/interrupt.h"
+#include "gdbstub/server.h"
 #include "record/record.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static _Atomic(struct recorder *) recorder_to_stop;
+static _Atomic(struct gdb_server *) server_to_stop;
+static atomic_int server_wake_fd;
 static atomic_uint count;
 static atomic_int last_signal;
+
+static void stop_server(void)
+{
+    struct gdb_server *server = atomic_load(&server_to_stop);
+    const uint64_t one = 1;
+    if (!server)
+        return;
+    gdb_server_stop(server);
+    ssize_t ignored = write(atomic_load(&server_wake_fd), &one, sizeof(one));
+    (void)ignored;
+}
 
 static void on_signal(int number)
 {
@@ -18,6 +33,7 @@ static void on_signal(int number)
     atomic_store(&last_signal, number);
     if (recorder)
         recorder_stop(recorder);
+    stop_server();
     errno = saved_errno;
 }
 
@@ -55,6 +71,14 @@ void interrupt_stops_recorder(struct recorder *recorder)
     /* A signal that came just before, while there was nothing to stop, counts too. */
     if (recorder && atomic_load(&count) > 0)
         recorder_stop(recorder);
+}
+
+void interrupt_stops_server(struct gdb_server *server, int wake_fd)
+{
+    atomic_store(&server_wake_fd, wake_fd);
+    atomic_store(&server_to_stop, server);
+    if (server && atomic_load(&count) > 0)
+        stop_server();
 }
 
 void interrupt_die(void)

@@ -13,8 +13,17 @@
 #include <Zydis/Zydis.h>
 
 const struct command *const commands[] = {
-    &command_record, &command_replay, &command_verify, &command_state, &command_info,
-    &command_dump,   &command_doctor, &command_help,   NULL,
+    &command_record,
+    &command_replay,
+    &command_verify,
+    &command_debug,
+    &command_gdbserver,
+    &command_state,
+    &command_info,
+    &command_dump,
+    &command_doctor,
+    &command_help,
+    NULL,
 };
 
 static void print_version(void)

@@ -139,6 +139,8 @@ void man_print(const struct command *command, FILE *out)
             command->options->name ? " [\\fIOPTION\\fR]..." : "");
     for (const struct operand_spec *o = command->operands; o->name; o++)
         fprintf(out, o->optional ? " [\\fI%s\\fR]" : " \\fI%s\\fR", o->name);
+    if (command->rest)
+        fprintf(out, " [\\-\\- \\fI%s\\fR...]", command->rest->name);
     fputs("\n.SH DESCRIPTION\n", out);
     for (const char *const *p = command->paragraphs; *p; p++) {
         bool item = strncmp(*p, "- ", 2) == 0;
@@ -152,6 +154,8 @@ void man_print(const struct command *command, FILE *out)
         fputs(".SH ARGUMENTS\n", out);
     for (const struct operand_spec *o = command->operands; o->name; o++)
         put_entry(out, o->name, o->text);
+    if (command->rest)
+        put_entry(out, command->rest->name, command->rest->text);
     fputs(".SH OPTIONS\n", out);
     put_options(out, command->options);
     put_options(out, common_options);

@@ -32,7 +32,7 @@ bool memory_range_well_formed(const char *text)
     return split(text, &physical, &address, &address_length, &length) && address_length < 256;
 }
 
-static bool register_value(const struct vcpu_state *s, const char *name, uint64_t *value)
+bool state_register(const struct vcpu_state *s, const char *name, uint64_t *value)
 {
     static const char *const names[GPR_COUNT] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                                  "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -60,7 +60,7 @@ bool memory_range_parse(const struct state_view *view, const char *text, struct 
     memcpy(name, address, address_length);
     name[address_length] = '\0';
     out->length = (size_t)length;
-    if (number_parse(name, &out->address) || register_value(view->state, name, &out->address) ||
+    if (number_parse(name, &out->address) || state_register(view->state, name, &out->address) ||
         symbols_find(view->symbols, name, &out->address))
         return true;
     snprintf(reason, reason_size, "'%.200s' is neither a number nor a register nor a symbol of the guest",

@@ -25,7 +25,7 @@ static const char *name_of(const char *const *names, size_t count, unsigned inde
     return index < count ? names[index] : "unknown";
 }
 
-static const char *mode_name(const struct vcpu_state *s)
+const char *state_mode_name(const struct vcpu_state *s)
 {
     if (!(s->cr0 & CR0_PE))
         return "16-bit real mode";
@@ -113,7 +113,7 @@ void state_print(const struct state_view *view, FILE *out)
         fprintf(out, "%-4s %016" PRIx64 "%s", gpr_names[i], s->gpr[i],
                 i % 3 == 2 || i + 1 == GPR_COUNT ? "\n" : "   ");
     fprintf(out, "rflags %016" PRIx64 "  [%s]\n", s->rflags, flags);
-    fprintf(out, "%s, CPL %u, %s; interrupt shadow: %s; NMIs %s; pending #DB: %02x\n", mode_name(s),
+    fprintf(out, "%s, CPL %u, %s; interrupt shadow: %s; NMIs %s; pending #DB: %02x\n", state_mode_name(s),
             vcpu_cpl(s), name_of(activity_names, ARRAY_LEN(activity_names), s->activity),
             name_of(shadow_names, ARRAY_LEN(shadow_names), s->shadow), s->nmi_blocked ? "blocked" : "open",
             s->pending_debug);
@@ -231,7 +231,7 @@ void state_json(const struct state_view *view, struct json *j)
     x86_disassemble(view->ram, s, code, sizeof(code));
     json_string(j, "symbol", symbol);
     json_string(j, "instruction", code);
-    json_string(j, "mode", mode_name(s));
+    json_string(j, "mode", state_mode_name(s));
     json_u64(j, "cpl", vcpu_cpl(s));
     json_string(j, "activity", name_of(activity_names, ARRAY_LEN(activity_names), s->activity));
     json_string(j, "interrupt_shadow", name_of(shadow_names, ARRAY_LEN(shadow_names), s->shadow));

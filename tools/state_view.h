@@ -16,6 +16,9 @@ struct state_view {
 void state_print(const struct state_view *view, FILE *out);
 /* Members of the object that is open. */
 void state_json(const struct state_view *view, struct json *j);
+const char *state_mode_name(const struct vcpu_state *s); /* "64-bit mode" */
+/* The value of "rax" to "r15" or "rip"; false when there is no such register. */
+bool state_register(const struct vcpu_state *s, const char *name, uint64_t *value);
 
 /* One --mem argument. */
 struct memory_range {

@@ -22,7 +22,7 @@ import unittest
 
 DEJAVM = ""
 EXAMPLES = ""
-COMMANDS = ["record", "replay", "verify", "state", "info", "dump", "doctor", "help"]
+COMMANDS = ["record", "replay", "verify", "debug", "gdbserver", "state", "info", "dump", "doctor", "help"]
 TIMEOUT = 60
 APPEND = 'exit=7 "quoted"'
 
@@ -152,7 +152,7 @@ class Usage(Case):
         self.assertIn("more than", self.usage("state", "x", *["--json"] * 65))
 
     def test_arguments(self):
-        for command in ("replay", "verify", "state", "info", "dump"):
+        for command in ("replay", "verify", "debug", "gdbserver", "state", "info", "dump"):
             self.assertIn("TRACE", self.usage(command))
             self.assertIn("unexpected", self.usage(command, "a", "b"))
         self.assertIn("GUEST", self.usage("record"))
@@ -168,10 +168,15 @@ class Usage(Case):
         self.assertIn("--engine", self.usage("record", "--engine=qemu", "x"))
         self.assertIn("--max-steps", self.usage("record", "--engine=kvm", "--max-steps=1", "x"))
         for position in ("", "x", "101%", "-1", "%", "1s%", "ends", "18446744073709551615", "1__0"):
-            for command, option in (("replay", "until"), ("state", "at"), ("dump", "from"), ("dump", "to")):
+            for command, option in (("replay", "until"), ("state", "at"), ("dump", "from"), ("dump", "to"),
+                                    ("debug", "at"), ("gdbserver", "at")):
                 self.assertIn("--" + option, self.usage(command, "--%s=%s" % (option, position), "x"))
         for memory in ("", "rsp", ":", "rsp:", ":8", "rsp:0", "rsp:17M", "phys:1", "phys::1", "1:x"):
             self.assertIn("--mem", self.usage("state", "--mem", memory, "x"))
+        for command in ("debug", "gdbserver"):
+            self.assertIn("--memory", self.usage(command, "--memory=0", "x"))
+            self.assertIn("--live", self.usage(command, "--live", "x"))
+        self.assertIn("--listen", self.usage("gdbserver", "--stdio", "--listen=:0", "x"))
         self.assertIn("empty", self.usage("record", ""))
         self.assertIn("empty", self.usage("record", "-o", "", "x"))
 

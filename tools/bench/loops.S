@@ -1,0 +1,173 @@
+/* See loops.h. Each loop lies between bench_NAME and bench_NAME_end, and falls out at its end. */
+        .intel_syntax noprefix
+        .section .rodata
+        .altmacro
+
+.macro  LOOP name
+        .globl  bench_\name
+        .hidden bench_\name
+        .balign 64
+bench_\name:
+.endm
+
+.macro  LOOP_END name
+        .globl  bench_\name\()_end
+        .hidden bench_\name\()_end
+bench_\name\()_end:
+.endm
+
+/* Arithmetic, logic and shifts between registers. */
+LOOP integer
+1:      lea     r8, [rax + rdx * 4]
+        xor     rax, r8
+        rol     rax, 7
+        add     rdx, 0x1234567
+        sub     r9, rax
+        and     r10, r9
+        shr     r11, 3
+        or      r11, rdx
+        dec     rcx
+        jnz     1b
+LOOP_END integer
+
+/* Loads, stores and a read-modify-write, within 32 KiB. */
+LOOP memory
+1:      mov     rax, [rdi + rdx]
+        add     rax, [rdi + rdx + 8]
+        mov     [rdi + rdx + 16], rax
+        add     qword ptr [rdi + rdx + 24], 1
+        movzx   r8d, byte ptr [rdi + rdx + 1]
+        mov     [rdi + rdx + 40], r8w
+        add     edx, 64
+        and     edx, 0x7fff
+        dec     rcx
+        jnz     1b
+LOOP_END memory
+
+/* Three branches that depend on a random number, of which the processor can foresee little. */
+LOOP branch
+        mov     rax, 88172645463325252
+1:      mov     rdx, rax
+        shl     rdx, 13
+        xor     rax, rdx
+        mov     rdx, rax
+        shr     rdx, 7
+        xor     rax, rdx
+        test    al, 1
+        jz      2f
+        inc     r8
+2:      test    al, 2
+        jnz     3f
+        inc     r9
+3:      test    al, 4
+        jz      4f
+        dec     r10
+4:      dec     rcx
+        jnz     1b
+LOOP_END branch
+
+/* Two calls, one inside the other, with a frame. */
+LOOP call
+        jmp     3f
+1:      push    rbp
+        mov     rbp, rsp
+        add     rax, rcx
+        call    2f
+        pop     rbp
+        ret
+2:      inc     rdx
+        ret
+3:      call    1b
+        dec     rcx
+        jnz     3b
+LOOP_END call
+
+/* Packed and scalar floating point and integers in XMM registers. */
+LOOP sse
+        pxor    xmm0, xmm0
+        pxor    xmm1, xmm1
+        cvtsi2sd xmm2, rcx
+        movapd  xmm3, xmm2
+1:      addsd   xmm0, xmm2
+        mulsd   xmm3, xmm2
+        addpd   xmm1, xmm0
+        sqrtsd  xmm4, xmm0
+        paddd   xmm5, xmm1
+        pshufd  xmm6, xmm5, 0x1b
+        pxor    xmm5, xmm6
+        movups  [rdi], xmm5
+        dec     rcx
+        jnz     1b
+LOOP_END sse
+
+LOOP x87
+        fninit
+        fld1
+        fldpi
+1:      fld     st(0)
+        fmul    st(0), st(2)
+        fadd    st(0), st(1)
+        fstp    qword ptr [rdi]
+        fld     qword ptr [rdi]
+        fsqrt
+        fstp    st(0)
+        dec     rcx
+        jnz     1b
+        fninit
+LOOP_END x87
+
+/* A block of 4 KiB is copied, and one is filled. */
+LOOP string
+1:      mov     r8, rcx
+        mov     r9, rdi
+        lea     rsi, [rdi + 0x4000]
+        mov     ecx, 512
+        rep movsq
+        mov     ecx, 4096
+        rep stosb
+        mov     rdi, r9
+        mov     rcx, r8
+        dec     rcx
+        jnz     1b
+LOOP_END string
+
+/* Each access is to another of 4096 pages. */
+LOOP page_walk
+1:      add     rax, [rdi + rdx]
+        add     edx, 4096 + 64
+        and     edx, 0xffffff
+        dec     rcx
+        jnz     1b
+LOOP_END page_walk
+
+/* A hash table with chains: what compiled code is like. */
+LOOP mixed
+        mov     r8d, 1
+1:      imul    r8d, r8d, 1664525
+        add     r8d, 1013904223
+        mov     eax, r8d
+        shr     eax, 20
+        lea     r9, [rdi + rax * 8]
+        mov     rdx, [r9]
+        cmp     rdx, r8
+        je      3f
+        jb      2f
+        mov     [r9], r8
+        call    4f
+        jmp     3f
+2:      add     qword ptr [r9], 3
+        setc    r10b
+        movzx   r10d, r10b
+        add     r11d, r10d
+3:      sub     rcx, 1
+        jne     1b
+        jmp     5f
+4:      push    rcx
+        mov     rcx, [rsp + 8]
+        xor     r11, rcx
+        pop     rcx
+        ret
+5:
+LOOP_END mixed
+
+        .section .note.GNU-stack, "", @progbits

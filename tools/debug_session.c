@@ -1,0 +1,124 @@
+#include "tools/debug_session.h"
+#include "tools/interrupt.h"
+#include "tools/monitor.h"
+#include "tools/session.h"
+#include "tools/status.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+int debug_options_check(const struct arguments *arguments)
+{
+    uint64_t budget;
+    const char *at = argument_value(arguments, "at", NULL);
+    const char *memory = argument_value(arguments, "memory", NULL);
+    if (argument_flag(arguments, "live"))
+        return usage_error(arguments->command,
+                           "--live: a guest cannot be debugged while it is being recorded yet; record it, "
+                           "then debug its trace");
+    if (at && !trace_position_well_formed(at))
+        return usage_error(arguments->command,
+                           "--at: '%.100s' is not a position (a number, \"start\", \"end\", \"crash\", a "
+                           "percentage, or \"event N\")",
+                           at);
+    if (memory && (!size_parse(memory, &budget) || budget == 0))
+        return usage_error(arguments->command, "--memory: '%.100s' is not a size, such as 512M", memory);
+    return STATUS_OK;
+}
+
+static bool signal_came(void *context)
+{
+    (void)context;
+    return interrupt_count() > 0;
+}
+
+static void show_console(void *context, const uint8_t *data, size_t length)
+{
+    struct gdb_server *server = context;
+    char *text = NULL;
+    size_t text_length = 0;
+    FILE *out = open_memstream(&text, &text_length);
+    if (!out)
+        return;
+    put_guest_text(out, data, length);
+    if (fclose(out) == 0)
+        gdb_server_console(server, text, text_length);
+    free(text);
+}
+
+static int read_symbols(struct trace_target *t, const struct arguments *arguments, struct error *err)
+{
+    int code = 0;
+    for (size_t i = 0; code == 0 && i < arguments->option_count; i++)
+        if (strcmp(arguments->option[i].spec->name, "symbols") == 0)
+            code = trace_target_add_symbols(t, arguments->option[i].value, err);
+    return code;
+}
+
+/* Without --at: the end, where the crash is if there is one. */
+static int go_to_start(struct trace_target *t, const struct arguments *arguments, struct error *err)
+{
+    const struct timeline_interrupt interrupt = {signal_came, NULL};
+    position_t position;
+    int code = trace_target_where(t, argument_value(arguments, "at", "end"), &position, err);
+    return code ? code : trace_target_goto(t, position, &interrupt, err);
+}
+
+int debug_session_open(struct debug_session *s, const struct arguments *arguments, struct error *err)
+{
+    const char *path = arguments->operand[0];
+    uint64_t budget = 0;
+    const char *memory = argument_value(arguments, "memory", NULL);
+    *s = (struct debug_session){.wake_fd = -1};
+    if (memory && !size_parse(memory, &budget))
+        return error_set(err, -EINVAL, "--memory: %s", memory);
+    int code = session_seal(path, NULL, err);
+    if (code)
+        return code;
+    interrupt_catch();
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake_fd < 0)
+        return error_errno(err, -errno, "create an eventfd");
+    code = trace_target_open(&s->target, path, budget, err);
+    if (code == 0)
+        code = read_symbols(s->target, arguments, err);
+    if (code == 0)
+        code = go_to_start(s->target, arguments, err);
+    if (code == 0)
+        code = gdb_server_create(&s->server, &s->target->target, err);
+    if (code == 0) {
+        s->target->console = show_console;
+        s->target->console_context = s->server;
+        interrupt_stops_server(s->server, s->wake_fd);
+    }
+    return code;
+}
+
+void debug_session_close(struct debug_session *s)
+{
+    interrupt_stops_server(NULL, -1);
+    if (s->target)
+        s->target->console = NULL;
+    gdb_server_destroy(s->server);
+    trace_target_close(s->target);
+    if (s->wake_fd >= 0)
+        close(s->wake_fd);
+    *s = (struct debug_session){.wake_fd = -1};
+}
+
+int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, struct error *err)
+{
+    for (;;) {
+        enum gdb_end end;
+        int fd = gdb_accept(listen_fd, stop_fd, err);
+        if (fd < 0)
+            return fd == -EINTR ? 0 : fd;
+        int code = gdb_server_serve(s->server, fd, fd, &end, err);
+        close(fd);
+        if (code < 0 || end == GDB_END_STOPPED)
+            return code < 0 ? code : 0;
+    }
+}
