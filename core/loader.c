@@ -5,7 +5,9 @@
 #include <string.h>
 
 #define SUPPORTED                                                                                            \
-    "dejavm loads x86-64 ELF executables (64-bit entry of the Linux boot protocol) and Multiboot 1 kernels"
+    "dejavm loads Linux bzImages, x86-64 ELF executables (by their PVH note, or the 64-bit entry of the "    \
+    "Linux boot protocol) "                                                                                  \
+    "and Multiboot 1 kernels"
 
 const char *guest_format_name(enum guest_format format)
 {
@@ -14,6 +16,10 @@ const char *guest_format_name(enum guest_format format)
         return "ELF64";
     case GUEST_MULTIBOOT:
         return "Multiboot 1";
+    case GUEST_LINUX_BZIMAGE:
+        return "Linux bzImage";
+    case GUEST_PVH:
+        return "PVH";
     case GUEST_UNKNOWN:
         break;
     }
@@ -47,8 +53,6 @@ static const char *describe_other(const uint8_t *image, size_t length)
         size_t count;
         const char *what;
     } known[] = {
-        /* A bzImage may be a PE file too: first. boot.rst, "The Real-Mode Kernel Header". */
-        {0x202, "HdrS", 4, "a Linux bzImage (its uncompressed vmlinux is an ELF64 executable)"},
         {0, "MZ", 2, "a PE (EFI or Windows) program"},
         {0, "\x1f\x8b", 2, "gzip-compressed; decompress it first"},
         {0,
@@ -85,12 +89,20 @@ static int load(struct guest_ram *ram, const struct loader_input *input, struct 
     if (is_multiboot2(image, length))
         return error_set(err, -ENOTSUP,
                          "the file is a Multiboot 2 kernel, which is not supported; " SUPPORTED);
+    if (loader_is_pvh(image, length)) {
+        out->format = GUEST_PVH;
+        return loader_load_pvh(ram, input, &out->state, err);
+    }
     if (elf_is_elf(image, length)) {
         out->format = GUEST_ELF64;
         int rc = loader_load_elf64(ram, input, &out->state, err);
         if (rc == -ENOTSUP && err)
             error_prefix(err, SUPPORTED);
         return rc;
+    }
+    if (loader_is_bzimage(image, length)) { /* which may be a PE file too, for EFI */
+        out->format = GUEST_LINUX_BZIMAGE;
+        return loader_load_linux(ram, input, &out->state, err);
     }
     const char *what = describe_other(image, length);
     if (what)

@@ -1,8 +1,8 @@
 /*
  * Loaders: put a guest image into RAM and give the vCPU its first state.
  *
- * Supported: ELF64 without a boot note (64-bit entry as the Linux x86 64-bit boot protocol has it), and
- * Multiboot 1 (ELF32 and ELF64 files, and the a.out kludge's address fields).
+ * Supported: Linux bzImages and ELF64 without a boot note (64-bit entry as the Linux x86 64-bit boot protocol has it), ELF with
+ * a PVH note (vmlinux), and Multiboot 1 (ELF32 and ELF64 files, and the a.out kludge's address fields).
  */
 #ifndef DEJAVM_CORE_LOADER_H
 #define DEJAVM_CORE_LOADER_H
@@ -11,7 +11,7 @@
 #include "core/ram.h"
 #include "core/vcpu_state.h"
 
-enum guest_format { GUEST_UNKNOWN, GUEST_ELF64, GUEST_MULTIBOOT };
+enum guest_format { GUEST_UNKNOWN, GUEST_ELF64, GUEST_MULTIBOOT, GUEST_LINUX_BZIMAGE, GUEST_PVH };
 
 struct loader_input {
     const uint8_t *image;
@@ -37,11 +37,17 @@ const char *guest_format_name(enum guest_format format);
 int loader_load(struct guest_ram *ram, const struct loader_input *input, struct loader_result *out,
                 struct error *err) must_check;
 
-/* The two loaders, for loader.c and tests. */
+/* The loaders, for loader.c and tests. */
 bool loader_is_multiboot(const uint8_t *image, size_t length);
+bool loader_is_bzimage(const uint8_t *image, size_t length);
+bool loader_is_pvh(const uint8_t *image, size_t length); /* an ELF file with a PVH entry note */
 int loader_load_elf64(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
                       struct error *err) must_check;
 int loader_load_multiboot(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
                           struct error *err) must_check;
+int loader_load_linux(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
+                      struct error *err) must_check;
+int loader_load_pvh(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
+                    struct error *err) must_check;
 
 #endif

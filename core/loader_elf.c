@@ -189,3 +189,54 @@ const struct elf_segment *elf_find_virtual(const struct elf_image *elf, gva_t gv
             return &elf->segment[i];
     return NULL;
 }
+
+/* A size of n bytes in a note, where every part is padded to 4 (gABI, "Note Section"; GNU tools do so in both classes). */
+static uint64_t note_part(uint32_t n)
+{
+    return ((uint64_t)n + 3) & ~(uint64_t)3;
+}
+
+/* The note in [at, end) of the image, which is inside of it. */
+static const uint8_t *find_in_segment(const uint8_t *at, const uint8_t *end, const char *owner, uint32_t type,
+                                      uint32_t *descriptor_bytes)
+{
+    size_t owner_bytes = strlen(owner) + 1;
+    Elf64_Nhdr note; /* the same in both classes */
+    while ((size_t)(end - at) >= sizeof(note)) {
+        memcpy(&note, at, sizeof(note));
+        at += sizeof(note);
+        uint64_t total = note_part(note.n_namesz) + note_part(note.n_descsz);
+        if (total > (size_t)(end - at))
+            return NULL;
+        if (note.n_type == type && note.n_namesz == owner_bytes && memcmp(at, owner, owner_bytes) == 0) {
+            *descriptor_bytes = note.n_descsz;
+            return at + note_part(note.n_namesz);
+        }
+        at += total;
+    }
+    return NULL;
+}
+
+const uint8_t *elf_find_note(const uint8_t *image, size_t length, const char *owner, uint32_t type,
+                             uint32_t *descriptor_bytes)
+{
+    struct header h;
+    uint64_t end;
+    if (!elf_is_elf(image, length))
+        return NULL;
+    bool is_64bit = image[EI_CLASS] == ELFCLASS64;
+    size_t size = is_64bit ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
+    if (read_header(&h, is_64bit, image, length, NULL) || h.phentsize != size ||
+        __builtin_add_overflow(h.phoff, (uint64_t)h.phnum * size, &end) || end > length)
+        return NULL;
+    for (unsigned i = 0; i < h.phnum; i++) {
+        Elf64_Phdr p = read_program_header(is_64bit, image + h.phoff + i * size);
+        if (p.p_type != PT_NOTE || __builtin_add_overflow(p.p_offset, p.p_filesz, &end) || end > length)
+            continue;
+        const uint8_t *found =
+            find_in_segment(image + p.p_offset, image + end, owner, type, descriptor_bytes);
+        if (found)
+            return found;
+    }
+    return NULL;
+}

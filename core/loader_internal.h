@@ -73,6 +73,17 @@ int check_command_line(const struct loader_input *input, struct error *err) must
 int boot_state_init(struct vcpu_state *state, struct guest_ram *ram, gpa_t gdt, uint16_t code_rights,
                     struct error *err) must_check;
 
+/* ---- loader_boot64.c: the 64-bit entry of the Linux boot protocol ---- */
+
+struct setup_header; /* <asm/bootparam.h> */
+
+/*
+ * What follows once the image is in its place: initrd (not above header->initrd_addr_max), zero page with this setup header,
+ * command line, page tables, and the state to enter at entry.
+ */
+int boot64_finish(struct load_map *map, const struct loader_input *input, const struct setup_header *header,
+                  gpa_t entry, struct vcpu_state *state, struct error *err) must_check;
+
 /* ---- loader_elf.c: ELF files ---- */
 
 #define ELF_SEGMENT_MAX 64
@@ -110,5 +121,12 @@ bool elf_has_physical(const struct elf_image *elf, gpa_t gpa);
 
 /* The segment that has gva at its virtual address, or NULL. */
 const struct elf_segment *elf_find_virtual(const struct elf_image *elf, gva_t gva);
+
+/*
+ * The descriptor of the first note of that owner and type in a PT_NOTE segment, or NULL. Notes that reach beyond the file, or
+ * beyond their segment, are not looked at.
+ */
+const uint8_t *elf_find_note(const uint8_t *image, size_t length, const char *owner, uint32_t type,
+                             uint32_t *descriptor_bytes);
 
 #endif
