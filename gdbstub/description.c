@@ -50,9 +50,10 @@ static const char sse_types[] =
     FLAG("PVI", 1)                                                                                           \
     FLAG("TSD", 2)                                                                                           \
     FLAG("DE", 3)                                                                                            \
-    FLAG("PSE", 4) FLAG("PAE", 5) FLAG("MCE", 6) FLAG("PGE", 7) FLAG("PCE", 8) FLAG("OSFXSR", 9)             \
-        FLAG("OSXMMEXCPT", 10) FLAG("UMIP", 11) FLAG("FSGSBASE", 16) FLAG("PCIDE", 17) FLAG("OSXSAVE", 18)   \
-            FLAG("SMEP", 20) FLAG("SMAP", 21)
+    FLAG("PSE", 4)                                                                                           \
+    FLAG("PAE", 5) FLAG("MCE", 6) FLAG("PGE", 7) FLAG("PCE", 8) FLAG("OSFXSR", 9) FLAG("OSXMMEXCPT", 10)     \
+        FLAG("UMIP", 11) FLAG("FSGSBASE", 16) FLAG("PCIDE", 17) FLAG("OSXSAVE", 18) FLAG("SMEP", 20)         \
+            FLAG("SMAP", 21)
 #define EFER_FIELDS FLAG("SCE", 0) FLAG("LME", 8) FLAG("LMA", 10) FLAG("NXE", 11)
 
 #define SYSTEM_TYPES(size)                                                                                   \

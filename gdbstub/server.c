@@ -118,7 +118,7 @@ static void handle_packet(struct gdb_server *s, const struct text *content)
         buffer_put_u8(&s->out, '+');
     buffer_clear(&s->reply);
     command_dispatch(s, &packet);
-    if (!s->silent)
+    if (!s->silent && !s->gone)
         output_reply(s);
 }
 
@@ -180,9 +180,10 @@ bool server_interrupted(void *context)
         connection_poll(s);
     else
         (void)input_refill(&s->in);
+    bool interrupt = input_take_interrupt(&s->in);
     if (s->in.end - s->in.start == sizeof(s->in.bytes))
         s->gone = true;
-    return s->gone || input_take_interrupt(&s->in);
+    return s->gone || interrupt;
 }
 
 bool gdb_server_feed(struct gdb_server *s, const uint8_t *data, size_t length, struct buffer *out)

@@ -305,6 +305,9 @@ static bool break_hit(struct walk *w, struct debug_stop *stop)
 static const struct walk_step *move(struct walk *w, enum debug_direction direction)
 {
     if (w->live) {
+        if (w->live_steps == 0 || vm_state(w->vm)->activity != ACTIVITY_RUNNING)
+            return NULL;
+        w->live_steps--;
         w->steps[0].state = *vm_state(w->vm);
         note_accesses(w, &w->steps[0]);
         vm_run(w->vm, vm_position(w->vm) + 1);
@@ -466,6 +469,7 @@ struct walk *walk_create(const void *image, size_t length, enum walk_mode mode, 
     assert_non_null(w);
     w->target.ops = &operations;
     w->live = live;
+    w->live_steps = SIZE_MAX;
     w->vm = vm_create(image, (const uint8_t *)image + length);
     if (mode == WALK_16)
         memcpy(vm_at(w->vm, WALK_CODE16), image, length);

@@ -48,6 +48,7 @@ struct walk {
     struct walk_point points[WALK_POINTS];
     size_t point_count;
     bool live;
+    size_t live_steps;              /* so many more steps can a live target make */
     bool spin;                      /* runs go on until they are interrupted, without getting anywhere */
     bool fail;                      /* runs fail */
     void (*on_run)(struct walk *w); /* at the start of a run; may be NULL */
