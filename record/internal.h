@@ -51,6 +51,8 @@ struct recorder {
 extern const struct boundary_ops record_boundary_ops;
 /* machine_host.console_output of the recording; context is the recorder. */
 void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length);
+/* Gives the serial port what it has room for of the input that waits. */
+void record_offer_input(struct recorder *r);
 /* Writes an event; a failure is kept in r->error, and makes it return negative. */
 int record_event(struct recorder *r, const struct event *event);
 

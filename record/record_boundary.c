@@ -33,6 +33,15 @@ void record_console_output(void *context, unsigned channel, const uint8_t *data,
         r->options.console(r->options.context, channel, data, length);
 }
 
+void record_offer_input(struct recorder *r)
+{
+    uint8_t bytes[64];
+    size_t length =
+        record_host_input_waits(r->host) ? record_host_input_peek(r->host, bytes, sizeof(bytes)) : 0;
+    if (length)
+        record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
+}
+
 /* Devices see one time per access. */
 static uint64_t enter_devices(struct recorder *r)
 {
@@ -41,9 +50,10 @@ static uint64_t enter_devices(struct recorder *r)
     return now;
 }
 
-/* What an access changed for the session: a nearer deadline, a waiting interrupt, the end of the run. */
+/* What an access changed: room for input; for the session, a nearer deadline, a waiting interrupt, the end of the run. */
 static int leave_devices(struct recorder *r, uint64_t entered_ns)
 {
+    record_offer_input(r);
     record_host_arm(r->host, machine_next_deadline_ns(r->machine));
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
     if (r->failed)

@@ -29,6 +29,7 @@ struct record_host {
     pthread_mutex_t lock; /* of the queue */
     uint8_t queue[INPUT_QUEUE_BYTES];
     size_t queue_length;
+    atomic_bool input_waits; /* the queue is not empty */
     bool input_ended;
 };
 
@@ -78,6 +79,7 @@ static void read_input(struct record_host *h)
     if (n > 0) {
         memcpy(h->queue + h->queue_length, bytes, (size_t)n);
         h->queue_length += (size_t)n;
+        atomic_store(&h->input_waits, true);
     } else if (room) {
         h->input_ended = true;
     }
@@ -204,6 +206,11 @@ void record_host_wake(struct record_host *h)
     event_signal(h->session_event);
 }
 
+bool record_host_input_waits(const struct record_host *h)
+{
+    return atomic_load_explicit(&h->input_waits, memory_order_relaxed);
+}
+
 size_t record_host_input_peek(struct record_host *h, uint8_t *out, size_t length)
 {
     pthread_mutex_lock(&h->lock);
@@ -219,6 +226,7 @@ void record_host_input_taken(struct record_host *h, size_t length)
     bool was_full = h->queue_length == sizeof(h->queue);
     memmove(h->queue, h->queue + length, h->queue_length - length);
     h->queue_length -= length;
+    atomic_store(&h->input_waits, h->queue_length > 0);
     pthread_mutex_unlock(&h->lock);
     if (was_full && length)
         event_signal(h->thread_event);

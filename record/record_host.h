@@ -32,6 +32,8 @@ void record_host_sleep(struct record_host *h, uint64_t deadline_ns);
 /* Ends a sleep. Async-signal-safe. */
 void record_host_wake(struct record_host *h);
 
+/* Cheap: may be asked at every crossing. */
+bool record_host_input_waits(const struct record_host *h);
 /* Input that arrived: copies up to length bytes without taking them; record_host_input_taken takes. */
 size_t record_host_input_peek(struct record_host *h, uint8_t *out, size_t length);
 void record_host_input_taken(struct record_host *h, size_t length);

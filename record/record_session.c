@@ -20,14 +20,6 @@ static void end_run(struct ending *ending, enum trace_end end, uint32_t status)
         *ending = (struct ending){true, end, status};
 }
 
-static void offer_input(struct recorder *r)
-{
-    uint8_t bytes[64];
-    size_t length = record_host_input_peek(r->host, bytes, sizeof(bytes));
-    if (length)
-        record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
-}
-
 /* What has to happen now and then whatever the guest does. */
 static int housekeeping(struct recorder *r, struct ending *ending, struct error *err)
 {
@@ -56,7 +48,7 @@ static int service(struct recorder *r, struct ending *ending, struct error *err)
     uint64_t entered = record_host_now_ns(r->host);
     machine_set_clock_ns(r->machine, entered);
     machine_run_timers(r->machine);
-    offer_input(r);
+    record_offer_input(r);
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered;
     return housekeeping(r, ending, err);
 }
@@ -65,6 +57,8 @@ static uint64_t next_deadline(const struct recorder *r)
 {
     uint64_t deadline = machine_clock_ns(r->machine) + RECORD_HOUSEKEEPING_NS;
     uint64_t device = machine_next_deadline_ns(r->machine);
+    if (r->last_flush_ns + RECORD_FLUSH_NS < deadline)
+        deadline = r->last_flush_ns + RECORD_FLUSH_NS;
     if (device < deadline)
         deadline = device;
     if (r->options.timeout_ns && r->options.timeout_ns < deadline)
@@ -114,15 +108,15 @@ static int run_vcpu(struct recorder *r, struct ending *ending, struct error *err
     if (stop < 0)
         return stop;
     take_end_of_machine(r, ending);
-    if (stop == ENGINE_STOP_SHUTDOWN)
-        end_run(ending, TRACE_END_SHUTDOWN, 0);
+    if (stop ==
+        ENGINE_STOP_SHUTDOWN) /* even where something else ends the run: there is no state to describe */
+        *ending = (struct ending){true, TRACE_END_SHUTDOWN, 0};
     if (stop == ENGINE_STOP_HALT) {
         r->halted = true;
         if (!(r->engine->ops->state(r->engine)->rflags & RFLAGS_IF))
             end_run(ending, TRACE_END_HALTED, 0);
     }
-    if (stop == ENGINE_STOP_LIMIT && r->options.max_steps &&
-        r->engine->ops->position(r->engine) >= r->options.max_steps)
+    if (r->options.max_steps && r->engine->ops->position(r->engine) >= r->options.max_steps)
         end_run(ending, TRACE_END_MAX_STEPS, 0);
     return 0;
 }

@@ -479,6 +479,49 @@ class Recording(Case):
         state = json.loads(self.check(run("state", "--json", self.path("a.dvm")), 0).stdout)
         self.assertEqual(state["position"], 1000)
 
+    def test_the_limit_of_steps_is_exact_around_a_halt(self):
+        """echo sleeps in HLT once it has printed its prompt; nobody types."""
+        echo, trace = os.path.join(EXAMPLES, "echo"), self.path("a.dvm")
+        self.check(run("record", "--engine=emu", "--timeout=0.3", "--no-seal", "-o", trace, echo), 0)
+        events = json.loads(self.check(run("dump", "--json", trace), 0).stdout)["events"]
+        halt = next(event["position"] for event in events if event["type"] == "halt")
+        for steps in range(halt - 1, halt + 3):
+            result = self.check(run("record", "--force", "--engine=emu", "--timeout=3", "--max-steps", str(steps), "-o", trace,
+                                    echo), 0)
+            if steps <= halt + 1:
+                self.assertIn("limit of steps reached", result.stderr.decode(), steps)
+                self.assertEqual(json.loads(run("state", "--json", trace).stdout)["position"], steps)
+
+    def test_events_are_in_the_file_within_250_ms(self):
+        process = self.start("--timeout", "30", "--no-seal")
+        self.wait_for_output(process)
+        latencies, trace = [], self.path("a.dvm")
+        for i in range(12):
+            size = None
+            while size != os.stat(trace).st_size:  # what came before is written
+                size = os.stat(trace).st_size
+                time.sleep(0.3 + 0.043 * i)
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            self.wait_for_output(process)
+            start = time.monotonic()
+            while os.stat(trace).st_size == size:
+                time.sleep(0.002)
+            latencies.append(time.monotonic() - start)
+        process.send_signal(signal.SIGINT)
+        self.finish(process, 0)
+        self.assertLess(sorted(latencies)[-2], 0.26, latencies)  # one may be late on a busy host
+
+    def test_a_file_as_input_is_read_as_fast_as_a_polling_guest_does(self):
+        with open(self.path("input"), "wb") as file:
+            file.write(b"x" * 5000 + b".")
+        for engine in ("emu", "auto"):
+            with open(self.path("input"), "rb") as file:
+                result = self.check(run("record", "--force", "--engine", engine, "--timeout=10", "-o", self.path("a.dvm"),
+                                        os.path.join(os.path.dirname(EXAMPLES), "tests", "poll"), stdin=file), 0)
+            self.assertIn(b"debug-exit status 0", result.stderr)
+            self.assertEqual(result.stdout, b"5000 characters\n")
+
     def test_serial_to_nowhere_and_to_a_file(self):
         hello = os.path.join(EXAMPLES, "hello")
         shown = self.check(run("record", "-o", self.path("1.dvm"), hello), 0).stdout
