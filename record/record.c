@@ -27,7 +27,21 @@ static void kick_engine(void *context)
     r->engine->ops->kick(r->engine);
 }
 
-static int choose_engine(struct recorder *r, struct error *err)
+/*
+ * Why KVM is not the engine to choose for a Linux guest; there is always a reason. The second one: Linux reads the time stamp
+ * counter a few thousand times even where CPUID has none, and no KVM lets user space answer.
+ */
+static void explain_linux_engine(struct recorder *r)
+{
+    struct kvm_probe syscall;
+    if (kvm_probe_one("syscall", &syscall) && syscall.result == PROBE_NO)
+        snprintf(r->engine_reason, sizeof(r->engine_reason), "%s on this host's KVM", syscall.detail);
+    else
+        snprintf(r->engine_reason, sizeof(r->engine_reason),
+                 "Linux reads the time stamp counter, which KVM cannot record");
+}
+
+static int choose_engine(struct recorder *r, enum guest_format format, struct error *err)
 {
     r->is_kvm = r->options.engine == RECORD_ENGINE_KVM;
     if (r->options.engine == RECORD_ENGINE_AUTO) {
@@ -36,6 +50,8 @@ static int choose_engine(struct recorder *r, struct error *err)
             snprintf(r->engine_reason, sizeof(r->engine_reason), "only the emulator can count steps");
         else if (kvm_probe_usable(&reason) < 0)
             snprintf(r->engine_reason, sizeof(r->engine_reason), "%.500s", reason.message);
+        else if (format == GUEST_LINUX_BZIMAGE || format == GUEST_PVH)
+            explain_linux_engine(r);
         else
             r->is_kvm = true;
     }
@@ -176,7 +192,7 @@ static int set_up(struct recorder *r, struct guest_files *files, struct error *e
     if (status == 0)
         status = create_machine(r, start_time_s, err);
     if (status == 0)
-        status = choose_engine(r, err);
+        status = choose_engine(r, loaded.format, err);
     if (status == 0)
         status = create_engine(r, &loaded.state, err);
     if (status == 0)

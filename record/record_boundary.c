@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <sys/random.h>
 
+#include "core/platform_msrs.h"
+
 static struct recorder *recorder_of(struct boundary *b)
 {
     return container_of(b, struct recorder, boundary);
@@ -154,19 +156,19 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
     return record_event(r, &event);
 }
 
-/* There is no MSR beyond those of the vCPU's state: the guest gets #GP, as for any MSR that a CPU lacks. */
+/* Beyond the vCPU's state there are only MSRs that stand still; for any other the guest gets #GP, as a CPU does it. */
 static int msr_read(struct boundary *b, position_t position, uint32_t index, uint64_t *value, bool *known)
 {
-    *value = 0;
-    *known = false;
+    struct recorder *r = recorder_of(b);
+    *known = platform_msr_read(r->ram, index, value);
     struct event event = crossing(EVENT_MSR_READ, position, index, 0, *value);
     event.flag = *known;
-    return record_event(recorder_of(b), &event);
+    return record_event(r, &event);
 }
 
 static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
 {
-    *known = false;
+    *known = platform_msr_write(index);
     struct event event = crossing(EVENT_MSR_WRITE, position, index, 0, value);
     event.flag = *known;
     return record_event(recorder_of(b), &event);

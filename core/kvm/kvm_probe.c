@@ -473,6 +473,17 @@ unsigned kvm_probe_all(struct kvm_probe out[KVM_PROBE_MAX], struct error *err)
     return (unsigned)ARRAY_LEN(entries);
 }
 
+bool kvm_probe_one(const char *name, struct kvm_probe *out)
+{
+    for (size_t i = 0; i < ARRAY_LEN(entries); i++) {
+        if (strcmp(entries[i].name, name) == 0) {
+            run_probe(&entries[i], out);
+            return true;
+        }
+    }
+    return false;
+}
+
 int kvm_probe_usable(struct error *err)
 {
     struct kvm_vm vm;

@@ -22,6 +22,9 @@ struct kvm_probe {
  */
 unsigned kvm_probe_all(struct kvm_probe out[KVM_PROBE_MAX], struct error *err);
 
+/* One of them by its name; false: there is none of that name. */
+bool kvm_probe_one(const char *name, struct kvm_probe *out);
+
 /* The quick answer for --engine auto: can a guest be recorded under kvm here? 0, or negative with the reason. */
 int kvm_probe_usable(struct error *err) must_check;
 
