@@ -299,6 +299,29 @@ static int finish_rep(struct kvm_engine *e, struct error *err)
     return result;
 }
 
+/*
+ * KVM makes up to 1024 iterations of a REP before it enters the guest again, and where these read from outside it stands
+ * in the middle of the instruction until then. Who kicks wants a boundary: the iterations left are made first.
+ */
+#define REP_ITERATIONS_MAX 4096
+
+static int leave_rep(struct kvm_engine *e, int stop, struct error *err)
+{
+    int result = kvm_complete(e, err);
+    for (unsigned i = 0; i < REP_ITERATIONS_MAX && result == 0 && e->exit_unanswered; i++) {
+        if (stop != ENGINE_STOP_ATTENTION)
+            return stop;
+        e->exit_unanswered = false;
+        int next = kvm_handle_exit(e, err);
+        if (next < 0 || e->failed)
+            return next;
+        if (next != KVM_GO_ON)
+            stop = next;
+        result = kvm_complete(e, err);
+    }
+    return result < 0 ? result : stop;
+}
+
 static int run(struct engine *engine, const struct engine_request *request, struct error *err)
 {
     struct kvm_engine *e = kvm_of(engine);
@@ -314,9 +337,9 @@ static int run(struct engine *engine, const struct engine_request *request, stru
     } while (stop == KVM_GO_ON && !e->broken);
     atomic_store(&e->thread, 0);
     if (stop >= 0 && !e->failed) {
-        int result = kvm_complete(e, err);
-        if (result == 0 && stop != ENGINE_STOP_SHUTDOWN && stop != ENGINE_STOP_HALT)
-            result = finish_rep(e, err);
+        stop = leave_rep(e, stop, err);
+        bool stands = stop >= 0 && !e->failed && stop != ENGINE_STOP_SHUTDOWN && stop != ENGINE_STOP_HALT;
+        int result = stands ? finish_rep(e, err) : 0;
         if (result < 0)
             stop = result;
     }

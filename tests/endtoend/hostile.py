@@ -12,7 +12,8 @@ TIMEOUT_S = 0.5
 # Random or endless ones; the value says whether the replay must be exact.
 MODES = {
     "ports": True, "mmio": True, "tables": True, "system": False, "triple": True, "cr3": True, "stack": True,
-    "ud": True, "pf": True, "nested": True, "rep-ram": True, "rep-mmio": True, "rep-port": True, "halt": True,
+    "ud": True, "pf": True, "nested": True, "rep-ram": True, "rep-mmio": True, "rep-port": True,
+    "rep-mmio-read": True, "rep-port-read": True, "halt": True,
     "spin": True, "nowhere": True, "not-canonical": True,
 }
 # "system" writes random values to control registers. A KVM that accepts CR4 bits which CPUID hides goes another way than the

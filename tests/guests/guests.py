@@ -171,6 +171,8 @@ HOSTILE = {
     "rep-ram": r"end: timeout",
     "rep-mmio": r"end: timeout",
     "rep-port": r"end: timeout",
+    "rep-mmio-read": r"end: timeout",
+    "rep-port-read": r"end: timeout",
     "halt": r"end: halted",
     "spin": r"end: timeout",
     "nowhere": r"end: exit 1",

@@ -237,6 +237,21 @@ static void huge_rep_port(void)
     __asm__ volatile("rep outsb" : "+S"(from), "+c"(length) : "d"(0x1234) : "memory");
 }
 
+static void huge_rep_mmio_read(void)
+{
+    const void *from = (const void *)0xd0000000;
+    void *to = (void *)0x1000000;
+    uint64_t length = (uint64_t)1 << 24;
+    __asm__ volatile("rep movsq" : "+S"(from), "+D"(to), "+c"(length) : : "memory");
+}
+
+static void huge_rep_port_read(void)
+{
+    void *to = (void *)0x1000000;
+    uint64_t length = (uint64_t)1 << 32;
+    __asm__ volatile("rep insb" : "+D"(to), "+c"(length) : "d"(0x1234) : "memory");
+}
+
 static void halt(void)
 {
     __asm__ volatile("cli; hlt");
@@ -280,6 +295,8 @@ static const struct {
     {"rep-ram", huge_rep_ram, false},
     {"rep-mmio", huge_rep_mmio, false},
     {"rep-port", huge_rep_port, false},
+    {"rep-mmio-read", huge_rep_mmio_read, false},
+    {"rep-port-read", huge_rep_port_read, false},
     {"halt", halt, false},
     {"spin", spin, false},
     {"nowhere", nowhere, false},

@@ -518,6 +518,30 @@ static void no_kick_is_lost_between_exits_at_cpl_0(void **unused)
     test_vm_destroy(&vm);
 }
 
+/* KVM stands in the middle of REP MOVS while that reads from outside; an interrupt or a digest needs a boundary. */
+static void kick_into_a_rep_that_reads_stops_at_a_boundary(void **unused)
+{
+    (void)unused;
+    struct test_vm vm;
+    struct vcpu_state s = test_state(0, false);
+    /* again: mov rsi, rbx; mov rdi, rbp; mov ecx, 1500; rep movsb; jmp again */
+    s.gpr[GPR_RBX] = GUEST_MMIO;
+    s.gpr[GPR_RBP] = GUEST_DATA;
+    test_vm_create(
+        &vm, CODE(0x48, 0x89, 0xde, 0x48, 0x89, 0xef, 0xb9, 0xdc, 0x05, 0, 0, 0xf3, 0xa4, 0xeb, 0xf1), &s);
+    vm.boundary.forget = true;
+    struct kicker k = {.engine = vm.engine, .wanted = 40};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, kick_repeatedly, &k), 0);
+    for (unsigned seen = 0; !atomic_load(&k.done);) {
+        assert_int_equal(test_run(vm.engine, false), ENGINE_STOP_ATTENTION);
+        assert_true(kvm_engine_settled(vm.engine));
+        atomic_store(&k.seen, ++seen);
+    }
+    pthread_join(thread, NULL);
+    test_vm_destroy(&vm);
+}
+
 static void kick_before_run_is_kept(void **unused)
 {
     (void)unused;
@@ -649,6 +673,7 @@ int main(void)
         cmocka_unit_test(shadow_of_sti_at_a_crossing_ends_with_it),
         cmocka_unit_test(no_kick_is_lost_at_cpl_3),
         cmocka_unit_test(no_kick_is_lost_between_exits_at_cpl_0),
+        cmocka_unit_test(kick_into_a_rep_that_reads_stops_at_a_boundary),
         cmocka_unit_test(kick_before_run_is_kept),
         cmocka_unit_test(interrupts_into_native_code_keep_every_register),
         cmocka_unit_test(pages_the_guest_writes_are_collected),
