@@ -125,6 +125,7 @@ int main(int argc, char **argv)
         serve_one(STDIN_FILENO, STDOUT_FILENO);
     else
         status = serve_socket(argv[1], clients);
+    signal(SIGTERM, SIG_IGN);
     gdb_server_destroy(serve.server);
     walk_destroy(w);
     return status;

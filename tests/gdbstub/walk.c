@@ -10,7 +10,8 @@
 #include "core/base/file.h"
 #include "core/x86/inspect.h"
 
-enum { STEPS_MAX = 200000 };
+/* Programs write only to the lowest 2 MiB. */
+enum { STEPS_MAX = 200000, WRITABLE_BYTES = 2 << 20 };
 
 static struct walk *walk_of(struct debug_target *t)
 {
@@ -96,6 +97,7 @@ static void note_changes(struct walk *w, uint8_t *shadow, size_t *capacity)
     struct guest_ram *ram = w->vm->ram;
     for (size_t i = 0; i < ram->dirty_count; i++) {
         size_t start = (size_t)ram->dirty_list[i] << PAGE_SHIFT;
+        assert_true(start < WRITABLE_BYTES);
         for (size_t at = start; at < start + PAGE_SIZE_BYTES; at++) {
             if (shadow[at] == ram->host[at])
                 continue;
@@ -114,11 +116,11 @@ static void note_changes(struct walk *w, uint8_t *shadow, size_t *capacity)
 static void record(struct walk *w)
 {
     size_t capacity = 0;
-    uint8_t *shadow = malloc(w->vm->ram->size_bytes);
+    uint8_t *shadow = malloc(WRITABLE_BYTES);
     w->steps = malloc((STEPS_MAX + 1) * sizeof(*w->steps));
     assert_true(shadow && w->steps);
     ram_clear_dirty(w->vm->ram);
-    memcpy(shadow, w->vm->ram->host, w->vm->ram->size_bytes);
+    memcpy(shadow, w->vm->ram->host, WRITABLE_BYTES);
     for (w->count = 0;; w->count++) {
         struct walk_step *step = &w->steps[w->count];
         step->state = *vm_state(w->vm);
