@@ -81,6 +81,8 @@ void ram_destroy(struct guest_ram *ram)
 
 void ram_clear_dirty(struct guest_ram *ram)
 {
+    if (!ram->dirty_count) /* nobody can have cached that a page is dirty */
+        return;
     for (size_t i = 0; i < ram->dirty_count; i++)
         ram->page_flags[ram->dirty_list[i]] &= (uint8_t)~RAM_PAGE_DIRTY;
     ram->dirty_count = 0;

@@ -30,7 +30,7 @@ void tlb_flush_page(struct emu *e, gva_t page)
 void tlb_flush_writes(struct emu *e)
 {
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             e->tlb_sets[c][i].write = TLB_INVALID;
     e->dirty_generation = e->ram->dirty_generation;
 }
