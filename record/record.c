@@ -209,6 +209,8 @@ int recorder_create(struct recorder **out, const struct record_options *options,
         return error_set(err, -ENOMEM, "out of memory");
     r->boundary.ops = &record_boundary_ops;
     r->options = *options;
+    if (!r->options.landmark_pages || r->options.landmark_pages > LANDMARK_MAX_PAGES)
+        r->options.landmark_pages = LANDMARK_MAX_PAGES;
     r->landmark_pages = malloc(LANDMARK_MAX_PAGES * sizeof(*r->landmark_pages));
     struct guest_files files = {0};
     int status = r->landmark_pages ? set_up(r, &files, err) : error_set(err, -ENOMEM, "out of memory");

@@ -22,6 +22,7 @@ struct record_options {
     uint64_t max_steps;  /* 0: none; only under emu (-ENOTSUP under kvm) */
     int serial_in;       /* file descriptor read for the guest's serial input, -1: none */
     bool overwrite;
+    size_t landmark_pages; /* most pages that a landmark lists, at most LANDMARK_MAX_PAGES; 0: that many */
     /* What the guest prints, as it prints it. May be NULL. */
     void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
     /* Called about four times a second. May be NULL. */

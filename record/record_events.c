@@ -27,13 +27,19 @@ static void add_memory_words(struct recorder *r, const struct vcpu_state *state,
 
 static void add_changed_pages(struct recorder *r, struct landmark *landmark)
 {
-    ram_tracker_sort_changed(&r->tracker);
-    for (size_t i = 0; i < r->tracker.changed_count && i < LANDMARK_MAX_PAGES; i++) {
-        uint32_t page = r->tracker.changed[i];
-        r->landmark_pages[i] = (struct landmark_page){.gfn = ram_gfn_of_page(r->ram, page),
-                                                      .digest = r->tracker.terms[page].low};
-        landmark->page_count = i + 1;
+    size_t count = r->tracker.changed_count;
+    if (count > r->options.landmark_pages) {
+        count = 1;
+        r->landmark_pages[0] = (struct landmark_page){LANDMARK_ALL_OF_RAM, r->tracker.digest.low};
+    } else {
+        ram_tracker_sort_changed(&r->tracker);
+        for (size_t i = 0; i < count; i++) {
+            uint32_t page = r->tracker.changed[i];
+            r->landmark_pages[i] =
+                (struct landmark_page){ram_gfn_of_page(r->ram, page), r->tracker.terms[page].low};
+        }
     }
+    landmark->page_count = count;
     landmark->pages = r->landmark_pages;
     ram_tracker_clear_changed(&r->tracker);
 }

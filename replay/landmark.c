@@ -51,8 +51,8 @@ static bool witnesses_agree(const struct replay *r, const struct landmark *l, co
     return true;
 }
 
-/* The digest of a page with the recorder's A and D bits in those of its entries that the landmark names. */
-static uint64_t digest_as_recorded(const struct replay *r, const uint8_t *bytes, gfn_t gfn)
+/* A page's term with the recorder's A and D bits in those of its entries that the landmark names. */
+static struct hash128 term_as_recorded(const struct replay *r, const uint8_t *bytes, gfn_t gfn)
 {
     const struct landmark *l = r->next.landmark;
     uint8_t copy[PAGE_SIZE_BYTES];
@@ -68,13 +68,37 @@ static uint64_t digest_as_recorded(const struct replay *r, const uint8_t *bytes,
         copied = true;
         memcpy(copy + (gpa & PAGE_MASK), &value, sizeof(value));
     }
-    return ram_digest_term(copied ? copy : bytes, gfn).low;
+    return ram_digest_term(copied ? copy : bytes, gfn);
+}
+
+/* The same for all of RAM. The pages written since the last time are marked anew, so that they count the next time too. */
+static bool ram_agrees(struct replay *r, uint64_t digest)
+{
+    const struct landmark *l = r->next.landmark;
+    struct hash128 ram;
+    struct error ignored;
+    if (replay_ram_digest(r, &ram, &ignored) < 0)
+        return false;
+    emu_ram_changed(r->engine, 0, 0);
+    for (unsigned i = 0; i < l->entry_count; i++) {
+        gfn_t gfn = l->entry[i].gpa >> PAGE_SHIFT;
+        const uint8_t *bytes = ram_frame(r->ram, gfn);
+        bool done = !bytes;
+        for (unsigned k = 0; k < i; k++)
+            done |= l->entry[k].gpa >> PAGE_SHIFT == gfn;
+        if (done)
+            continue;
+        ram_digest_remove(&ram, ram_digest_term(bytes, gfn));
+        ram_digest_add(&ram, term_as_recorded(r, bytes, gfn));
+    }
+    return ram.low == digest;
 }
 
 static bool page_agrees(struct replay *r, const struct landmark_page *page)
 {
     const uint8_t *bytes = ram_frame(r->ram, page->gfn);
-    if (bytes && digest_as_recorded(r, bytes, page->gfn) == page->digest)
+    if (page->gfn == LANDMARK_ALL_OF_RAM ? ram_agrees(r, page->digest)
+                                         : bytes && term_as_recorded(r, bytes, page->gfn).low == page->digest)
         return true;
     r->search.page_gfn = page->gfn;
     return false;

@@ -52,6 +52,7 @@ enum trace_end {
 #define LANDMARK_MAX_WITNESSES 8
 #define LANDMARK_MAX_ENTRIES   32
 #define LANDMARK_MAX_PAGES     65536u
+#define LANDMARK_ALL_OF_RAM    UINT64_MAX /* as a gfn: the low half of the digest of RAM */
 #define EVENT_MAX_DATA         ((size_t)1 << 20) /* DMA and console data; writers split longer ones */
 
 struct landmark_page {
@@ -61,7 +62,8 @@ struct landmark_page {
 
 /*
  * A landmark names an instruction boundary by the machine's state there (docs/determinism.md). Pages: those dirtied
- * since the previous landmark of the trace.
+ * since the previous landmark of the trace, all of them: otherwise two boundaries could agree in everything listed and
+ * still not be the same state. Where that are more than fit there is one, LANDMARK_ALL_OF_RAM.
  */
 struct landmark {
     uint64_t rip, rflags;
