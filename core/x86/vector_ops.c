@@ -33,16 +33,6 @@ static enum step masked_load(struct emu *e, const struct plan *p, const struct m
     return step;
 }
 
-/* MASKMOV (elements of one byte) faults at the start of its operand, or of the second page (as AMD's CPUs do). */
-static enum step whole_operand_fault(struct emu *e, const struct masked *m, unsigned i, enum step step)
-{
-    if (step == STEP_FAULT && e->fault.vector == VEC_PF && m->size == 1) {
-        uint64_t in_page = e->fault.cr2 & PAGE_MASK;
-        e->fault.cr2 -= i < in_page ? i : in_page;
-    }
-    return step;
-}
-
 static enum step masked_store(struct emu *e, const struct plan *p, const struct masked *m, uint64_t offset,
                               const uint8_t *data)
 {
@@ -53,7 +43,7 @@ static enum step masked_store(struct emu *e, const struct plan *p, const struct 
             continue;
         step = element_linear(e, p, offset + i * m->size, m->size, ACCESS_WRITE, &linear[i]);
         if (step == STEP_NEXT)
-            step = whole_operand_fault(e, m, i, mem_check_write(e, linear[i], m->size));
+            step = mem_check_write(e, linear[i], m->size);
     }
     for (unsigned i = 0; i < m->count && step == STEP_NEXT; i++)
         if (m->selected[i])
@@ -90,13 +80,32 @@ static enum step do_vmaskmov(struct emu *e, const struct plan *p)
     return step;
 }
 
+/*
+ * MASKMOVQ, MASKMOVDQU: all of each quadword has to be writable, whatever the mask selects. The SDM leaves that to the model;
+ * AMD's CPUs do it so.
+ */
+static enum step byte_masked_store(struct emu *e, const struct plan *p, const uint8_t *mask, unsigned bytes,
+                                   const uint8_t *data)
+{
+    uint64_t offset = e->cpu.gpr[GPR_RDI];
+    for (unsigned i = 0; i < bytes; i += 8) {
+        gva_t linear;
+        enum step step = element_linear(e, p, offset + i, 8, ACCESS_WRITE, &linear);
+        if (step == STEP_NEXT)
+            step = mem_check_write(e, linear, 8);
+        if (step != STEP_NEXT)
+            return step;
+    }
+    struct masked m = mask_of(mask, bytes, 1);
+    return masked_store(e, p, &m, offset, data);
+}
+
 static enum step do_maskmovdqu(struct emu *e, const struct plan *p)
 {
     enum step step = fpu_check(e, p->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ? FPU_AVX : FPU_SSE);
     if (step != STEP_NEXT)
         return step;
-    struct masked m = mask_of(e->cpu.fpu.ymm[p->reg[1]], 16, 1);
-    return masked_store(e, p, &m, e->cpu.gpr[GPR_RDI], e->cpu.fpu.ymm[p->reg[0]]);
+    return byte_masked_store(e, p, e->cpu.fpu.ymm[p->reg[1]], 16, e->cpu.fpu.ymm[p->reg[0]]);
 }
 
 void mmx_enter(struct fpu_state *f)
@@ -110,6 +119,7 @@ void mmx_enter(struct fpu_state *f)
     f->ftw = 0xff;
 }
 
+/* The x87 state has become that of MMX when the store faults, too. */
 static enum step do_maskmovq(struct emu *e, const struct plan *p)
 {
     enum step step = fpu_check(e, FPU_MMX);
@@ -118,12 +128,11 @@ static enum step do_maskmovq(struct emu *e, const struct plan *p)
     if (step != STEP_NEXT)
         return step;
     x87_sync(e);
-    struct fpu_state *f = &e->cpu.fpu;
-    unsigned top = (f->fsw >> 11) & 7;
-    struct masked m = mask_of(f->st[(p->reg[1] - top) & 7], 8, 1);
-    step = masked_store(e, p, &m, e->cpu.gpr[GPR_RDI], f->st[(p->reg[0] - top) & 7]);
-    if (step == STEP_NEXT)
-        mmx_enter(f);
+    struct fpu_state before = e->cpu.fpu, *f = &e->cpu.fpu;
+    mmx_enter(f);
+    step = byte_masked_store(e, p, f->st[p->reg[1]], 8, f->st[p->reg[0]]);
+    if (step == STEP_STOP)
+        *f = before;
     return step;
 }
 
