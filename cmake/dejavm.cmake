@@ -24,6 +24,11 @@ if(DEJAVM_SANITIZE)
     -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(dejavm_flags INTERFACE -fsanitize=address,undefined)
 endif()
+if(DEJAVM_FUZZERS)
+  # So that the fuzzer sees which code it reaches.
+  target_compile_options(dejavm_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=fuzzer-no-link>)
+  target_link_options(dejavm_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # dejavm_room(NAME SOURCES f.c... [LINK target...])
 # One static library per room. LINK names the rooms (and packages) it may know; a room not named there

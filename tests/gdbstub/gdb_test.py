@@ -56,18 +56,18 @@ class Registers(GdbCase):
         self.assert_in_order(
             text, "\neax            0x0 ", "\nesp            0x1ff000 ", "\neip            0x100000            0x100000 <guest_start>",
             "\ncr0            0x31                [ PE ET NE ]", "\nefer           0x0                 [ ]", "Breakpoint 1, spoil ()",
-            "#1 ", "in guest_main ()", "#2 ", "in guest_start ()", "movl ", "Hardware watchpoint 2: nodes[1].next", "in build ()",
+            "#1 ", "in guest_main ()", "#2 ", "in guest_start ()", "=> 0x", "<spoil+3>:\t", "Hardware watchpoint 2: nodes[1].next", "in build ()",
             "$1 = {0, 0, 0, 0}", "$2 = {0, 0, 0, 0, 0, 0, 0, 0}")
 
     def test_16_bit(self):
-        text = gdb(self.server("16", "guest16"), "x/3i $cs*16+$eip", "break *0x10014", "continue", "p/x $ax", "p/x $bx",
-                   "x/2i $cs*16+$eip", "x/hx 0x30100", "x/hx 0x30102", "reverse-stepi", "reverse-continue", "p $eip",
+        text = gdb(self.server("16", "guest16"), "x/3i $cs*16+$eip", "break *0x10020", "continue", "p/x $ax", "p/x $bx",
+                   "x/2i $cs*16+$eip", "x/hx 0x30100", "x/hx 0x30102", "reverse-stepi", "p $eip < 0x20", "stepi", "reverse-continue", "p $eip",
                    "watch *(short*)0x30102", "continue", "continue", "set architecture i386", "x/1i $cs*16",
                    "set architecture auto", "x/1i $cs*16")
         self.assert_in_order(
-            text, "0x10000:\tmov    $0x1234,%ax", "0x10003:\tmov    %ax,0x100", "Program received signal SIGTRAP", "0x00000014 in",
-            "$1 = 0x1235", "$2 = 0x1234", "0x10014:\thlt", "0x30100:\t0x1234", "0x30102:\t0x0003", "0x00000012 in",
-            "No more reverse-execution history", "$3 = (void (*)()) 0x0", "Old value = 0", "New value = 1", "Old value = 1",
+            text, "0x10000:\tmov    $0x1234,%ax", "0x10003:\tmov    %ax,0x100", "Program received signal SIGTRAP", "0x00000020 in",
+            "$1 = 0x1235", "$2 = 0x1234", "0x10020:\thlt", "0x30100:\t0x1234", "0x30102:\t0x0003", "$3 = 1", "0x00000020 in",
+            "No more reverse-execution history", "$4 = (void (*)()) 0x0", "Old value = 0", "New value = 1", "Old value = 1",
             "New value = 2", '"i386"', "mov    $0xa31234,%eax", "mov    $0x1234,%ax")
         self.assertNotIn("rejected", text)
 

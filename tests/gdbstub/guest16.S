@@ -4,14 +4,15 @@
         .globl  guest_start
 guest_start:
         movw    $0x1234, %ax
-        movw    %ax, %ds:0x100
+        movw    %ax, 0x100
         pushw   %ax
         call    subroutine
         popw    %bx
         movw    $3, %cx
-again:  incw    %ds:0x102
+again:  incw    0x102
         loop    again
-        hlt
+        .balign 32, 0x90
+        hlt                     /* at 0x20 */
         .globl  subroutine
 subroutine:
         addw    $1, %ax
