@@ -23,7 +23,7 @@ static void print_caught(struct monitor *m)
     const char *separator = "";
     unsigned vectors = 0;
     for (unsigned v = 0; v < 256; v++)
-        vectors += c->vectors[v / 64] >> v % 64 & 1;
+        vectors += (unsigned)(c->vectors[v / 64] >> v % 64 & 1);
     fputs("catching: ", m->out);
     if (trace_catch_is_empty(c))
         fputs("nothing", m->out);
