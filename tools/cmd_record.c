@@ -265,8 +265,9 @@ static int run(const struct arguments *arguments)
 
 static const char *const paragraphs[] = {
     "Runs GUEST and records everything that its own instructions do not determine in a trace file. GUEST is "
-    "an ELF file "
-    "for Multiboot 1, or an ELF64 file that starts in 64-bit mode. What the guest prints comes out on "
+    "a Linux "
+    "kernel (bzImage, or an ELF file with a PVH note), an ELF file for Multiboot 1, or an ELF64 file that "
+    "starts in 64-bit mode. What the guest prints comes out on "
     "standard output; how it "
     "ended, and the figures, on standard error.",
     "At the end the trace is sealed: one replay proves it exact, gives every event its position and stores "
@@ -301,7 +302,9 @@ static const struct option_spec options[] = {
      .letter = 'm',
      .value = "SIZE",
      .text = "Guest memory, 1M to 64G. Suffixes K, M, G. Default: 128M."},
-    {.name = "initrd", .value = "FILE", .text = "Loaded as the guest's first Multiboot module."},
+    {.name = "initrd",
+     .value = "FILE",
+     .text = "A Linux guest's initial RAM disk; a Multiboot guest's first module."},
     {.name = "append", .value = "STRING", .text = "The guest's command line."},
     {.name = "timeout",
      .value = "SECONDS",
@@ -317,8 +320,7 @@ static const struct option_spec options[] = {
     {.name = "no-seal", .text = "Do not seal at the end; the first command that replays the trace does."},
     {0},
 };
-static const struct operand_spec operands[] = {{.name = "GUEST", .text = "The guest's image, an ELF file."},
-                                               {0}};
+static const struct operand_spec operands[] = {{.name = "GUEST", .text = "The guest's image."}, {0}};
 static const struct example_spec examples[] = {
     {"dejavm record kernel.elf", "Record into kernel.elf.dvm."},
     {"dejavm record -o ci.dvm --timeout 60 --exit-code --serial serial.log test-kernel",

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tarfile
 
-SKIPPED = 77
-PACKAGE = "linux-image-cloud-amd64"
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../linux"))
+import linux_guest  # noqa: E402
+
 # The disk's first part is the tar archive that the guest writes.
 DISK_BYTES = 512 << 20
 
@@ -49,59 +50,6 @@ def run(command, **options):
     return done.stdout
 
 
-def fetch(cache):
-    """The kernel package and busybox, unpacked under cache; fetched with apt once."""
-    tree = os.path.join(cache, "tree")
-    if os.path.exists(os.path.join(cache, "complete")):
-        return tree
-    shutil.rmtree(cache, ignore_errors=True)
-    os.makedirs(tree)
-    depends = run(["apt-cache", "depends", PACKAGE])
-    kernel = re.search(r"Depends: (linux-image-\S+)", depends)
-    if not kernel:
-        raise Failure(f"apt knows no {PACKAGE}: run apt-get update")
-    run(["apt-get", "download", kernel.group(1), "busybox-static"], cwd=cache)
-    for name in os.listdir(cache):
-        if name.endswith(".deb"):
-            run(["dpkg-deb", "-x", os.path.join(cache, name), tree])
-    open(os.path.join(cache, "complete"), "w").close()
-    return tree
-
-
-def cpio_entry(name, mode, data, inode):
-    """One member of a newc archive."""
-    encoded = name.encode() + b"\0"
-    fields = [inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
-    out = b"070701" + b"".join(b"%08x" % f for f in fields) + encoded
-    out += b"\0" * (-len(out) % 4)
-    return out + data + b"\0" * (-len(data) % 4)
-
-
-class Initramfs:
-    def __init__(self):
-        self.parts, self.folders, self.inode = [], set(), 0
-
-    def _add(self, name, mode, data):
-        self.inode += 1
-        self.parts.append(cpio_entry(name, mode, data, self.inode))
-
-    def folder(self, name):
-        if name and name not in self.folders:
-            self.folder(os.path.dirname(name))
-            self.folders.add(name)
-            self._add(name, 0o40755, b"")
-
-    def file(self, name, data, mode=0o755):
-        name = name.lstrip("/")
-        self.folder(os.path.dirname(name))
-        self._add(name, 0o100000 | mode, data)
-
-    def write(self, path):
-        self._add("TRAILER!!!", 0, b"")
-        with open(path, "wb") as out:
-            out.write(b"".join(self.parts))
-
-
 def contents(path):
     with open(path, "rb") as file:
         return file.read()
@@ -134,32 +82,28 @@ def module_order(tree, wanted):
     return order
 
 
-def build_initramfs(tree, arguments, path):
-    fs = Initramfs()
-    for folder in ("proc", "sys", "dev", "tmp"):
-        fs.folder(folder)
-    fs.file("bin/busybox", contents(os.path.join(tree, "bin/busybox")))
-    fs.file("dejavm", contents(arguments.binary))
-    for library in libraries(arguments.binary):
-        fs.file(library, contents(library))
-    fs.file("guest", contents(arguments.guest))
-    names = []
-    for module in module_order(tree, ["kvm_amd", "virtio_pci", "virtio_blk"]):
-        names.append("/modules/" + os.path.basename(module))
-        fs.file(names[-1], contents(module), 0o644)
+def build_image(arguments, work, folder):
+    """Kernel and initramfs with dejavm, its libraries, the guest and KVM's modules. The packages are fetched before."""
+    tree = linux_guest.package_tree(folder)
+    modules = module_order(tree, ["kvm_amd", "virtio_pci", "virtio_blk"])
     append = f"--append '{arguments.append}'" if arguments.append else ""
-    fs.file("init", INIT.format(modules=" ".join(names), runs=arguments.runs, guest_arguments=append).encode())
-    fs.write(path)
+    init = os.path.join(work, "init")
+    with open(init, "w") as out:
+        out.write(INIT.format(modules=" ".join("/modules/" + os.path.basename(m) for m in modules), runs=arguments.runs,
+                              guest_arguments=append))
+    files = [(arguments.binary, "/dejavm"), (arguments.guest, "/guest")]
+    files += [(library, library) for library in libraries(arguments.binary)]
+    files += [(module, "/modules/" + os.path.basename(module)) for module in modules]
+    options = [option for source, path in files for option in ("--add", f"{source}={path}")]
+    linux_guest.fetch(folder, "--init", init, *options)
 
 
-def boot(tree, work, timeout):
-    kernels = os.listdir(os.path.join(tree, "boot"))
-    kernel = os.path.join(tree, "boot", next(k for k in kernels if k.startswith("vmlinuz")))
+def boot(folder, work, timeout):
     disk = os.path.join(work, "traces.img")
     with open(disk, "wb") as out:
         out.truncate(DISK_BYTES)
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-m", "1536", "-nographic", "-no-reboot",
-               "-net", "none", "-kernel", kernel, "-initrd", os.path.join(work, "initramfs"),
+               "-net", "none", "-kernel", os.path.join(folder, "vmlinuz"), "-initrd", os.path.join(folder, "initrd.img"),
                "-append", "console=ttyS0 panic=-1 quiet", "-drive", f"file={disk},format=raw,if=virtio"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
@@ -199,20 +143,23 @@ def main():
     parser.add_argument("--append", default="")
     parser.add_argument("--timeout", type=int, default=1500)
     arguments = parser.parse_args()
-    for tool in ("qemu-system-x86_64", "apt-get", "dpkg-deb"):
-        if not shutil.which(tool):
-            print(f"skipped: {tool} is not installed")
-            sys.exit(SKIPPED)
+    if not shutil.which("qemu-system-x86_64"):
+        print("skipped: qemu-system-x86_64 is not installed")
+        sys.exit(linux_guest.SKIPPED)
     work = os.path.join(arguments.cache, "work")
+    folder = os.path.join(arguments.cache, "linux")
     try:
-        tree = fetch(os.path.join(arguments.cache, "packages"))
+        linux_guest.fetch(folder)
         shutil.rmtree(work, ignore_errors=True)
         os.makedirs(work)
-        build_initramfs(tree, arguments, os.path.join(work, "initramfs"))
-        disk, _ = boot(tree, work, arguments.timeout)
+        build_image(arguments, work, folder)
+        disk, _ = boot(folder, work, arguments.timeout)
         with tarfile.open(disk, "r:", ignore_zeros=False) as archive:
             archive.extractall(work)
         different = check(arguments, work)
+    except linux_guest.Unavailable as reason:
+        print(f"skipped: {reason}")
+        sys.exit(linux_guest.SKIPPED)
     except Failure as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         sys.exit(1)
