@@ -28,6 +28,19 @@ static int set_description(struct gdb_server *s, const char *name, struct buffer
     return 0;
 }
 
+/*
+ * On Ctrl-C during a monitor command GDB forgets the command, and says nothing: the next packet shows it. Anything that we
+ * still said about the command would be taken for the answer to that packet.
+ */
+static bool given_up(void *context)
+{
+    struct gdb_server *s = context;
+    if (server_interrupted(s))
+        return true;
+    s->silent = s->source == GDB_FROM_FD && input_partial(&s->in);
+    return s->silent;
+}
+
 static int obey(struct gdb_server *s, const char *command, struct buffer *out, struct error *err)
 {
     static const char own[] = "description";
@@ -35,7 +48,7 @@ static int obey(struct gdb_server *s, const char *command, struct buffer *out, s
     if (strncmp(command, own, length) == 0 && (command[length] == ' ' || command[length] == '\0'))
         return set_description(s, command + length + strspn(command + length, " "), out, err);
     bool moved = false;
-    int r = s->target->ops->monitor(s->target, command, out, &moved, server_interrupted, s, err);
+    int r = s->target->ops->monitor(s->target, command, out, &moved, given_up, s, err);
     if (moved)
         s->stop = (struct debug_stop){.reason = DEBUG_STOP_NONE};
     if (r >= 0 && strcmp(command, "help") == 0)
@@ -60,9 +73,9 @@ void monitor_command(struct gdb_server *s, struct text *t)
     struct error err = {0};
     s->running = true;
     int r = obey(s, command, &out, &err);
-    if (!out.failed)
+    if (!out.failed && !s->silent)
         output_console(s, out.data, out.length);
-    if (r < 0) {
+    if (r < 0 && !s->silent) {
         output_console(s, err.message, strlen(err.message));
         output_console(s, "\n", 1);
     }

@@ -1,13 +1,30 @@
 #include "tools/debug_session.h"
 
 /*
- * After a monitor command that moved the guest, GDB still has the registers and the stack of before: the hook makes it look again.
- * (A command run inside of a definition says nothing about the flush.)
+ * After a monitor command that moved the guest, GDB still has the registers and the stack of before, and the values of its
+ * watchpoints: the hook makes it look again. (A command run inside of a definition says nothing about the flush.) A
+ * watchpoint's value is fetched anew when it is enabled, which only Python can do for those that are enabled; _memeq is a
+ * function that a GDB with Python has.
+ *
+ * On Ctrl-C during a monitor command GDB forgets the command but not its answer, and takes that for the answer to its next packet.
+ * With acknowledgements it drops what comes where one is due.
  */
 const char debug_script[] =
+    "set remote noack-packet off\n"
     "define hookpost-monitor\n"
     "  maintenance flush register-cache\n"
     "  maintenance flush dcache\n"
+    "  if ! $_isvoid($_memeq)\n"
+    "    python\n"
+    "for point in gdb.breakpoints():\n"
+    "    if point.enabled and point.type not in (gdb.BP_BREAKPOINT, gdb.BP_HARDWARE_BREAKPOINT):\n"
+    "        try:\n"
+    "            point.enabled = False\n"
+    "            point.enabled = True\n"
+    "        except (gdb.error, RuntimeError):\n"
+    "            pass\n"
+    "    end\n"
+    "  end\n"
     "end\n"
     "define goto\n"
     "  if $argc == 1\n"

@@ -5,9 +5,11 @@
 #include "tools/status.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int debug_options_check(const struct arguments *arguments)
@@ -19,7 +21,7 @@ int debug_options_check(const struct arguments *arguments)
         return usage_error(arguments->command,
                            "--live: a guest cannot be debugged while it is being recorded yet; record it, "
                            "then debug its trace");
-    if (at && !trace_position_well_formed(at))
+    if (at && (*at == '+' || *at == '-' || !trace_position_well_formed(at)))
         return usage_error(arguments->command,
                            "--at: '%.100s' is not a position (a number, \"start\", \"end\", \"crash\", a "
                            "percentage, or \"event N\")",
@@ -109,6 +111,18 @@ void debug_session_close(struct debug_session *s)
     *s = (struct debug_session){.wake_fd = -1};
 }
 
+/* A client that acknowledges packets still has to send that for the last one: to a socket that is open. */
+static void linger(int fd)
+{
+    enum { LINGER_MS = 1000 };
+    char byte[64];
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    if (shutdown(fd, SHUT_WR))
+        return;
+    while (poll(&readable, 1, LINGER_MS) == 1 && read(fd, byte, sizeof(byte)) > 0)
+        ;
+}
+
 int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, struct error *err)
 {
     for (;;) {
@@ -117,6 +131,8 @@ int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, str
         if (fd < 0)
             return fd == -EINTR ? 0 : fd;
         int code = gdb_server_serve(s->server, fd, fd, &end, err);
+        if (code == 0 && (end == GDB_END_DETACHED || end == GDB_END_KILLED))
+            linger(fd);
         close(fd);
         if (code < 0 || end == GDB_END_STOPPED)
             return code < 0 ? code : 0;

@@ -42,6 +42,8 @@ enum step frame_write(struct emu *e, const struct frame *f)
             step = mem_access(e, linear, &value, f->width, ACCESS_WRITE, f->rights);
         if (step != STEP_NEXT)
             return step;
+        points_note_access(e, linear, f->width,
+                           true); /* a debugger's watch sees it, a data breakpoint does not */
     }
     return STEP_NEXT;
 }
