@@ -210,6 +210,16 @@ int kvm_vm_set_cpuid(struct kvm_vm *vm, const struct cpu_model *model, struct er
     return result < 0 ? error_errno(err, result, "KVM_SET_CPUID2") : 0;
 }
 
+/* Kernels before 6.9 leave nent as it was: what they did not fill in is still zero. */
+static uint32_t filled_entries(const struct kvm_cpuid2 *cpuid)
+{
+    static const struct kvm_cpuid_entry2 empty;
+    uint32_t count = cpuid->nent < KVM_CPUID_ENTRIES ? cpuid->nent : KVM_CPUID_ENTRIES;
+    while (count > 0 && memcmp(&cpuid->entries[count - 1], &empty, sizeof(empty)) == 0)
+        count--;
+    return count;
+}
+
 int kvm_vm_get_cpuid(struct kvm_vm *vm, struct cpu_model *model, struct error *err)
 {
     struct kvm_cpuid_buffer buffer = {0};
@@ -219,7 +229,8 @@ int kvm_vm_get_cpuid(struct kvm_vm *vm, struct cpu_model *model, struct error *e
     if (result < 0)
         return error_errno(err, result, "KVM_GET_CPUID2");
     model->shown_count = 0;
-    for (uint32_t i = 0; i < cpuid->nent && i < KVM_CPUID_ENTRIES; i++) {
+    uint32_t count = filled_entries(cpuid);
+    for (uint32_t i = 0; i < count; i++) {
         const struct kvm_cpuid_entry2 *from = &cpuid->entries[i];
         if (model->shown_count == CPUID_MAX_ENTRIES)
             return error_set(err, -E2BIG, "KVM shows the guest more than %d CPUID leaves", CPUID_MAX_ENTRIES);
