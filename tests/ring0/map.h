@@ -2,7 +2,7 @@
  * Where things lie in the guests of these tests; for C and for the assembler.
  *
  * The image (image.S) is at IMAGE_BASE. With paging the first 2 MiB are mapped twice: to themselves, for the
- * supervisor, and at ALIAS for user code. Without paging both places hold a copy of the image.
+ * supervisor, and at ALIAS for user code.
  */
 #ifndef DEJAVM_TESTS_RING0_MAP_H
 #define DEJAVM_TESTS_RING0_MAP_H
@@ -59,7 +59,7 @@ MAP(RESULT, 0x1d000) /* a case's own results */
 MAP(DATA, 0x20000) /* 64 KiB for data of the cases */
 MAP(IMAGE_BASE, 0x40000)
 MAP(IMAGE_MAX, 0x40000)
-MAP(RAM_BYTES_USED, 0x400000)
+MAP(RAM_BYTES_USED, 0x100000)
 MAP(ALIAS, 0x200000)
 
 /* What a handler does after it has made its record, by vector: halt, or a combination of these. */

@@ -41,6 +41,7 @@ struct ring0_guest {
     int irq;          /* the interrupt that waits, or -1 */
     unsigned nmis;    /* that wait */
     uint64_t answers; /* what reads from outside give */
+    uint8_t page_tables[TABLES_END - PML4]; /* as they were at the start */
 };
 
 enum ring0_engine { RING0_EMU, RING0_EMU_AS_KVM /* with the kvm profile */, RING0_KVM };
