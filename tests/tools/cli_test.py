@@ -401,6 +401,25 @@ class Unsealed(Case):
             self.check(run(command, self.trace), 0)
             self.assertTrue(self.is_sealed(), command)
 
+    def test_sealing_that_is_killed_leaves_a_trace_that_can_be_sealed(self):
+        trace = self.path("long.dvm")
+        self.check(run("record", "--no-seal", "-o", trace, *a_second_of_work()), 0)
+        unsealed = os.stat(trace).st_size
+        killed, grown = 0, 0
+        for i in range(8):
+            process = subprocess.Popen([DEJAVM, "verify", trace], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE)
+            time.sleep(0.05 + 0.06 * i)
+            process.kill()
+            process.communicate()
+            killed += process.returncode == -signal.SIGKILL
+            grown += os.stat(trace).st_size > unsealed
+            self.check(run("info", trace), 0)
+        self.assertGreater(killed, 3)
+        self.assertGreater(grown, 0)  # else sealing had written nothing yet
+        self.check(run("verify", trace), 0)
+        self.assertTrue(json.loads(run("info", "--json", trace).stdout)["sealed"])
+
     def test_a_trace_that_cannot_be_written_is_used_as_it_is(self):
         os.chmod(self.trace, 0o444)
         os.chmod(self.folder, 0o755)
