@@ -19,10 +19,12 @@
 #include <unistd.h>
 
 #include "core/base/file.h"
+#include "core/kvm/kvm_probe.h"
 #include "record/record.h"
 #include "replay/replay.h"
 #include "tests/trace/mutate.h"
 
+#define PARTS            6   /* traces that share the cases */
 #define CASE_SECONDS_MAX 60u /* a case that takes longer hangs: SIGALRM ends the test */
 
 static const char *examples;
@@ -35,7 +37,7 @@ static void must(int status, const struct error *err)
         fail_msg("%s", err->message);
 }
 
-static void record(const char *guest, const char *command_line)
+static void record(const char *guest, const char *command_line, enum record_engine engine)
 {
     struct error err = {0};
     struct recorder *recorder;
@@ -45,7 +47,7 @@ static void record(const char *guest, const char *command_line)
     struct record_options options = {.guest_path = guest_path,
                                      .trace_path = path,
                                      .command_line = command_line,
-                                     .engine = RECORD_ENGINE_EMU,
+                                     .engine = engine,
                                      .ram_bytes = 16 << 20,
                                      .timeout_ns = 60000000000,
                                      .serial_in = -1,
@@ -114,16 +116,17 @@ static void replay_one(uint64_t seed, struct tally *t)
     alarm(0);
 }
 
-static void mutate_and_replay(const char *guest, const char *command_line, bool sealed)
+static void mutate_and_replay(const char *guest, const char *command_line, enum record_engine engine,
+                              bool sealed)
 {
     struct error err = {0};
     struct buffer trace = {0};
     struct tally tally = {0};
-    record(guest, command_line);
+    record(guest, command_line, engine);
     if (sealed)
         must(replay_seal(path, NULL, NULL, &err), &err);
     must(file_read(path, 1 << 26, &trace, &err), &err);
-    for (uint64_t i = 0; i < case_count / 4; i++) {
+    for (uint64_t i = 0; i < case_count / PARTS; i++) {
         size_t length;
         uint8_t *mutated = trace_mutate(trace.data, trace.length, first_seed + i, &length);
         assert_non_null(mutated);
@@ -133,25 +136,38 @@ static void mutate_and_replay(const char *guest, const char *command_line, bool 
     }
     print_message("%s, %s: %" PRIu64 " mutated traces: replayed %" PRIu64 ", stopped %" PRIu64
                   ", diverged %" PRIu64 ", damaged %" PRIu64 ", other errors %" PRIu64 "\n",
-                  guest, sealed ? "sealed" : "unsealed", case_count / 4, tally.good, tally.stopped,
+                  guest, sealed ? "sealed" : "unsealed", case_count / PARTS, tally.good, tally.stopped,
                   tally.diverged, tally.damaged, tally.failed);
     assert_true(tally.damaged + tally.diverged >
-                case_count / 40); /* else the mutations do not reach anything */
+                case_count / PARTS / 10); /* else the mutations do not reach anything */
     buffer_free(&trace);
 }
 
 static void short_guest(void **state)
 {
     (void)state;
-    mutate_and_replay("hello", "", false);
-    mutate_and_replay("hello", "", true);
+    mutate_and_replay("hello", "", RECORD_ENGINE_EMU, false);
+    mutate_and_replay("hello", "", RECORD_ENGINE_EMU, true);
 }
 
 static void guest_with_interrupts(void **state)
 {
     (void)state;
-    mutate_and_replay("preempt", "preemptions=4", false);
-    mutate_and_replay("preempt", "preemptions=4", true);
+    mutate_and_replay("preempt", "preemptions=4", RECORD_ENGINE_EMU, false);
+    mutate_and_replay("preempt", "preemptions=4", RECORD_ENGINE_EMU, true);
+}
+
+/* Traces with landmarks. */
+static void recorded_under_kvm(void **state)
+{
+    (void)state;
+    struct error err;
+    if (kvm_probe_usable(&err) < 0) {
+        print_message("skipped: %s\n", err.message);
+        skip();
+    }
+    mutate_and_replay("preempt", "preemptions=4", RECORD_ENGINE_KVM, false);
+    mutate_and_replay("preempt", "preemptions=4", RECORD_ENGINE_KVM, true);
 }
 
 int main(int argc, char **argv)
@@ -167,6 +183,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(short_guest),
         cmocka_unit_test(guest_with_interrupts),
+        cmocka_unit_test(recorded_under_kvm),
     };
     int failed = cmocka_run_group_tests_name("replay of mutated traces", tests, NULL, NULL);
     unlink(path);
