@@ -209,6 +209,16 @@ class Files(Case):
         self.assertRegex(text, r"(?i)elf")
         self.assertEqual(os.listdir(self.folder), ["guest"])
 
+    def test_what_is_no_file(self):
+        self.write("empty", b"")
+        os.mkfifo(self.path("pipe"))
+        for guest in ("empty", "pipe", "/dev/zero", "/dev/null"):
+            result = self.check(run("record", "-o", "a.dvm", guest, cwd=self.folder), 1)
+            self.assertIn(guest, result.stderr.decode())
+        result = self.check(run("record", "--force", "-o", "pipe", os.path.join(EXAMPLES, "hello"), cwd=self.folder), 1)
+        self.assertIn("not a regular file", result.stderr.decode())
+        self.assertEqual(sorted(os.listdir(self.folder)), ["empty", "pipe"])
+
     def test_no_file_is_overwritten_unasked(self):
         guest = os.path.join(EXAMPLES, "hello")
         self.write("precious.dvm", b"precious")
@@ -550,6 +560,23 @@ class Recording(Case):
             self.assertEqual(log.read(), shown)
         self.check(run("record", "--serial", "/nosuch/log", "-o", self.path("4.dvm"), hello), 1)
         self.assertFalse(os.path.exists(self.path("4.dvm")))
+
+    def test_memory_of_any_size(self):
+        for size in ("2M", "3G", "3145732K", "64G"):  # the smallest that holds the guest, and around the gap below 4 GiB
+            trace = self.path("memory.dvm")
+            self.check(run("record", "--force", "-m", size, "-o", trace, os.path.join(EXAMPLES, "hello")), 0)
+            self.check(run("verify", trace), 0)
+        self.check(run("record", "-m", "1M", "-o", self.path("small.dvm"), os.path.join(EXAMPLES, "hello")), 1)
+        self.assertFalse(os.path.exists(self.path("small.dvm")))
+
+    def test_two_recorders_do_not_share_a_file(self):
+        process = self.start("--timeout", "30", "--no-seal")
+        self.wait_for_output(process)
+        late = self.check(run("record", "--force", "-o", self.path("a.dvm"), os.path.join(EXAMPLES, "hello")), 1)
+        self.assertIn(b"is being written by another process", late.stderr)
+        process.send_signal(signal.SIGINT)
+        self.finish(process, 0)
+        self.check(run("verify", self.path("a.dvm")), 0)
 
     def test_closed_standard_streams_do_not_end_up_in_the_trace(self):
         guest = os.path.join(EXAMPLES, "hello")
