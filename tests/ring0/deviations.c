@@ -7,13 +7,14 @@
  */
 #define DELIVERY "KVM's software delivery makes every fault of it a double fault, and none of a second one"
 #define STACKED  "KVM's software delivery does not fault on its stack"
-#define NATIVE   "at CPL 3 what changes the level is #UD, save INT3 and INTO"
+#define NATIVE   "at CPL 3 what changes the level is #UD, save INT3"
 #define IRET     "KVM's instruction emulator does IRET without all of its checks"
 #define SIZES    "KVM's instruction emulator does not know this operand size of IRET in long mode"
 #define EMULATED "KVM's instruction emulator does not do it this way"
 #define TRAPS    "KVM's instruction emulator has no data breakpoints and its own idea of TF"
 #define WINDOW   "KVM looks for interrupts only when it leaves its instruction emulator"
 #define CROSSING "KVM's instruction emulator writes the first page before it looks at the second"
+#define PAGING   "this KVM has no paging outside of long mode"
 #define AC       "KVM clears AC on the way to the handler, and the host decides about CR0.AM"
 
 const struct ring0_deviation ring0_deviations[] = {
@@ -87,6 +88,27 @@ const struct ring0_deviation ring0_deviations[] = {
     {"#AC of a write", AC},
     {"#AC of the stack", AC},
     {"bytes and aligned operands raise no #AC", AC},
+    {"32-bit gate, inner level", NATIVE},
+    {"16-bit gate, inner level", NATIVE},
+    {"32-bit gate without privilege", NATIVE},
+    {"an inner stack of another level", NATIVE},
+    {"an inner stack that is not present", NATIVE},
+    {"a TSS that is too short for the stack", NATIVE},
+    {"INTO at CPL 3", NATIVE},
+    {"a 32-bit call gate with parameters, and back", NATIVE},
+    {"a call gate to level 2", NATIVE},
+    {"a call gate to conforming code keeps the level", NATIVE},
+    {"a far JMP beyond the segment's limit", EMULATED},
+    {"long mode refuses a 16-bit TSS", EMULATED},
+    {"real mode: the IVT may end early", "KVM's software delivery does not look at the limit of the IVT"},
+    {"beyond a stack segment", "KVM's software delivery leaves base and limit of SS out"},
+    {"32-bit paging: not present", PAGING},
+    {"32-bit paging: read-only", PAGING},
+    {"32-bit paging: a supervisor page", PAGING},
+    {"32-bit paging: a fetch tells nothing of itself", PAGING},
+    {"32-bit paging: 4 MiB pages", PAGING},
+    {"32-bit paging: a reserved bit of a 4 MiB page", PAGING},
+    {"PAE: data, NX and a reserved bit", PAGING},
     {"a write across into an absent page writes nothing", CROSSING},
     {"a write across into a read-only page writes nothing", CROSSING},
     {"a read-modify-write across into a read-only page", CROSSING},

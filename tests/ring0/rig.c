@@ -18,7 +18,7 @@
 #include "core/x86/emu.h"
 
 #define STEPS_MAX  ((position_t)3000000)
-#define TIMEOUT_NS 3000000000u
+#define TIMEOUT_NS 1500000000u
 
 extern const uint8_t ring0_stubs64[], ring0_stubs32[], ring0_stubs32_gate16[], ring0_stubs16[];
 
