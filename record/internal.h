@@ -43,7 +43,7 @@ struct recorder {
     uint64_t last_digest_ns, last_flush_ns, last_progress_ns;
     position_t last_digest_position;
     uint64_t interrupts;
-    uint64_t time_in_devices_ns;
+    uint64_t time_in_devices_ns, time_halted_ns;
     struct landmark_page *landmark_pages; /* LANDMARK_MAX_PAGES */
 };
 

@@ -42,6 +42,7 @@ struct record_result {
     uint64_t trace_bytes;
     uint64_t interrupts;
     uint64_t time_in_devices_ns;
+    uint64_t time_halted_ns; /* the vCPU slept in HLT */
     bool have_kvm;
     struct kvm_statistics kvm;
     struct unclaimed unclaimed_ports[16], unclaimed_mmio[16];

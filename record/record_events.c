@@ -184,10 +184,11 @@ static int write_kvm_statistics(struct recorder *r, struct error *err)
     snprintf(text, sizeof(text),
              "kvm exits: pio %" PRIu64 ", mmio %" PRIu64 ", hlt %" PRIu64 ", msr %" PRIu64 ", window %" PRIu64
              ", kick %" PRIu64 ", internal %" PRIu64 ", other %" PRIu64 "; emulated steps %" PRIu64
-             "; time in kvm %" PRIu64 " ns, emulator %" PRIu64 " ns, devices %" PRIu64 " ns",
+             "; time in kvm %" PRIu64 " ns, halted %" PRIu64 " ns, emulator %" PRIu64 " ns, devices %" PRIu64
+             " ns",
              k->exits_pio, k->exits_mmio, k->exits_hlt, k->exits_msr, k->exits_window, k->exits_kick,
-             k->exits_internal, k->exits_other, k->emulated_steps, k->time_in_kvm_ns, k->time_in_emulator_ns,
-             r->time_in_devices_ns);
+             k->exits_internal, k->exits_other, k->emulated_steps, k->time_in_kvm_ns, r->time_halted_ns,
+             k->time_in_emulator_ns, r->time_in_devices_ns);
     return write_note(r, text, err);
 }
 

@@ -133,7 +133,9 @@ static int turn(struct recorder *r, struct ending *ending, struct error *err)
         if (status < 0)
             return status;
     } else if (r->halted) {
+        uint64_t start = record_host_now_ns(r->host);
         record_host_sleep(r->host, next_deadline(r));
+        r->time_halted_ns += record_host_now_ns(r->host) - start;
         return 0;
     } else if (record_digest_due(r) && (!r->is_kvm || kvm_engine_settled(r->engine))) {
         status = record_digest(r, err);
@@ -178,6 +180,7 @@ static void fill_result(struct recorder *r, const struct ending *ending, struct 
     result->position = r->engine->ops->position(r->engine);
     result->interrupts = r->interrupts;
     result->time_in_devices_ns = r->time_in_devices_ns;
+    result->time_halted_ns = r->time_halted_ns;
     result->have_kvm = r->is_kvm;
     if (r->is_kvm)
         result->kvm = *kvm_engine_statistics(r->engine);

@@ -49,11 +49,12 @@ static void report_kvm(const struct kvm_statistics *k)
 
 static void report_time(const struct record_result *r)
 {
-    struct number_text kvm, emulator, devices, rest;
-    uint64_t known = r->kvm.time_in_kvm_ns + r->kvm.time_in_emulator_ns + r->time_in_devices_ns;
+    struct number_text kvm, emulator, devices, rest, halted;
+    uint64_t known =
+        r->kvm.time_in_kvm_ns + r->kvm.time_in_emulator_ns + r->time_in_devices_ns + r->time_halted_ns;
     uint64_t dejavm = r->elapsed_ns > known ? r->elapsed_ns - known : 0;
-    message("time: guest and KVM %s, emulator %s, devices %s, rest of dejavm %s",
-            duration_format(r->kvm.time_in_kvm_ns, &kvm),
+    message("time: guest and KVM %s, halted %s, emulator %s, devices %s, rest of dejavm %s",
+            duration_format(r->kvm.time_in_kvm_ns, &kvm), duration_format(r->time_halted_ns, &halted),
             duration_format(r->kvm.time_in_emulator_ns, &emulator),
             duration_format(r->time_in_devices_ns, &devices), duration_format(dejavm, &rest));
 }

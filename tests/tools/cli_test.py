@@ -561,6 +561,14 @@ class Recording(Case):
         self.check(run("record", "--serial", "/nosuch/log", "-o", self.path("4.dvm"), hello), 1)
         self.assertFalse(os.path.exists(self.path("4.dvm")))
 
+    def test_sleep_is_not_counted_as_overhead(self):
+        result = run("record", "--engine=kvm", "--timeout=2", "-o", self.path("a.dvm"), os.path.join(EXAMPLES, "echo"))
+        if result.returncode:
+            self.skipTest("no KVM here")
+        time_line = re.search(r"time: .* halted ([\d.]+) s, .* rest of dejavm ([\d.]+) (us|ms)", result.stderr.decode())
+        self.assertTrue(time_line, result.stderr.decode())
+        self.assertGreater(float(time_line.group(1)), 1.5)
+
     def test_memory_of_any_size(self):
         for size in ("2M", "3G", "3145732K", "64G"):  # the smallest that holds the guest, and around the gap below 4 GiB
             trace = self.path("memory.dvm")
