@@ -180,6 +180,8 @@ static int run_recorder(struct recording *r, struct record_result *result, bool 
         code = recorder_create(&recorder, &r->options, err);
     if (code == 0) {
         *made = true;
+        if (r->options.timeout_ns)
+            r->console.deadline_ns = monotonic_ns() + r->options.timeout_ns;
         progress_begin(&r->progress, "recording", r->console.fd[0] == STDOUT_FILENO && isatty(STDOUT_FILENO));
         interrupt_stops_recorder(recorder);
         code = recorder_run(recorder, result, err);

@@ -8,6 +8,8 @@
 
 struct console {
     int fd[CONSOLE_CHANNELS]; /* -1: dropped */
+    uint64_t
+        deadline_ns; /* of monotonic_ns(), 0: none. From then on, and from the first signal on, a reader that does not read is given up */
     int failed;      /* negative errno of the first write that failed; that channel is dropped since */
     uint64_t bytes;  /* of all channels */
     bool fresh_line; /* the last byte written to stdout was a line feed, or there was none */

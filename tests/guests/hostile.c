@@ -237,6 +237,12 @@ static void huge_rep_port(void)
     __asm__ volatile("rep outsb" : "+S"(from), "+c"(length) : "d"(0x1234) : "memory");
 }
 
+static void flood(void)
+{
+    for (;;)
+        print("What nobody reads has to go somewhere.\n");
+}
+
 static void huge_rep_mmio_read(void)
 {
     const void *from = (const void *)0xd0000000;
@@ -297,6 +303,7 @@ static const struct {
     {"rep-port", huge_rep_port, false},
     {"rep-mmio-read", huge_rep_mmio_read, false},
     {"rep-port-read", huge_rep_port_read, false},
+    {"flood", flood, false},
     {"halt", halt, false},
     {"spin", spin, false},
     {"nowhere", nowhere, false},

@@ -569,6 +569,22 @@ class Recording(Case):
         self.assertTrue(time_line, result.stderr.decode())
         self.assertGreater(float(time_line.group(1)), 1.5)
 
+    def test_a_reader_that_does_not_read_does_not_hold_up_the_end(self):
+        guest = os.path.join(os.path.dirname(EXAMPLES), "tests", "hostile")
+        for stop in ("--timeout=1", "--timeout=50"):
+            process = subprocess.Popen([DEJAVM, "record", "--force", "--engine=emu", "--no-seal", stop, "--append", "mode=flood",
+                                        "-o", self.path("a.dvm"), guest],
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.addCleanup(process.kill)
+            time.sleep(1)
+            if stop == "--timeout=50":
+                process.send_signal(signal.SIGINT)
+            self.assertEqual(process.wait(timeout=10), 1)
+            self.assertIn(b"the trace has all of it", process.stderr.read())
+            process.stdout.close()
+            process.stderr.close()
+            self.check(run("verify", self.path("a.dvm")), 0)
+
     def test_memory_of_any_size(self):
         for size in ("2M", "3G", "3145732K", "64G"):  # the smallest that holds the guest, and around the gap below 4 GiB
             trace = self.path("memory.dvm")
