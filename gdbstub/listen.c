@@ -38,7 +38,7 @@ static int listen_unix(const char *path, char *name, size_t name_size, struct er
     if (!path[0] || strlen(path) >= sizeof(address.sun_path))
         return error_set(err, -EINVAL, "unix:%s: the path must have 1 to %zu characters", path,
                          sizeof(address.sun_path) - 1);
-    strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path));
     remove_stale(&address);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -70,10 +70,11 @@ static int split(const char *address, char host[HOST_BYTES], char port[PORT_BYTE
     if (!colon || digits == 0 || digits > 5 || colon[1 + digits] || length >= HOST_BYTES ||
         strtoul(colon + 1, NULL, 10) > UINT16_MAX)
         return error_set(err, -EINVAL, "\"%.100s\" is not HOST:PORT or unix:PATH", address);
-    if (length > 0)
-        snprintf(host, HOST_BYTES, "%.*s", (int)length, first);
-    else
-        strcpy(host, "127.0.0.1");
+    if (length == 0) {
+        first = "127.0.0.1";
+        length = strlen(first);
+    }
+    snprintf(host, HOST_BYTES, "%.*s", (int)length, first);
     snprintf(port, PORT_BYTES, "%s", colon + 1);
     return 0;
 }

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 """The real gdb, in batch mode, on the tests' debug target."""
-import json
 import os
 import shutil
 import signal
@@ -243,32 +242,23 @@ class Live(GdbCase):
         self.assertIn("Target remote does not support this command.", text)
 
 
-class VisualStudioCode(GdbCase):
-    """docs/vscode-launch.json: what the C/C++ extension makes of it is a session in GDB's machine interface."""
-
-    def configurations(self):
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/vscode-launch.json")
-        with open(path) as f:
-            return json.load(f)["configurations"]
+class MachineInterface(GdbCase):
+    """What an IDE does, such as the C/C++ extension of Visual Studio Code."""
 
     def test_a_session(self):
-        for configuration in self.configurations():
-            self.assertEqual((configuration["type"], configuration["MIMode"]), ("cppdbg", "gdb"))
-            server = self.server("64", "guest64", "127.0.0.1:0")
-            setup = ["-interpreter-exec console " + json.dumps(c["text"]) for c in configuration.get("setupCommands", [])]
-            commands = [
-                *setup, "-file-exec-and-symbols " + guest("guest64.elf"), "-gdb-set mi-async on",
-                "-target-select remote " + server.name, "-list-target-features", "-break-insert spoil", "-exec-continue",
-                "-stack-list-frames", "-exec-step-instruction --reverse", "-exec-next", "-break-delete 1",
-                "-break-watch nodes[1].next", "-exec-continue --reverse", "-exec-continue --reverse", "-exec-continue --reverse",
-                "-data-list-register-values x 16", '-interpreter-exec console "monitor goto 7"', "-thread-info", "-target-detach",
-                "-gdb-exit"]
-            text = self.session(commands)
-            self.assertNotIn("^error", text)
-            self.assert_in_order(
-                text, "^connected", '"reverse"', 'reason="breakpoint-hit"', 'func="spoil"', 'func="guest_main"',
-                'reason="end-stepping-range"', 'reason="watchpoint-trigger"', 'func="build"', "No more reverse-execution history",
-                'value="0x100000"', "step 7 of", 'target-id="Thread 1"', "^done", "^exit")
+        server = self.server("64", "guest64", "127.0.0.1:0")
+        text = self.session([
+            "-enable-pretty-printing", "-gdb-set mi-async on", "-file-exec-and-symbols " + guest("guest64.elf"),
+            "-target-select remote " + server.name, "-list-target-features", "-break-insert spoil", "-exec-continue",
+            "-stack-list-frames", "-exec-step-instruction --reverse", "-exec-next", "-break-delete 1",
+            "-break-watch nodes[1].next", "-exec-continue --reverse", "-exec-continue --reverse", "-exec-continue --reverse",
+            "-data-list-register-values x 16", '-interpreter-exec console "monitor goto 7"', "-thread-info", "-target-detach",
+            "-gdb-exit"])
+        self.assertNotIn("^error", text)
+        self.assert_in_order(
+            text, "^connected", '"reverse"', 'reason="breakpoint-hit"', 'func="spoil"', 'func="guest_main"',
+            'reason="end-stepping-range"', 'reason="watchpoint-trigger"', 'func="build"', "No more reverse-execution history",
+            'value="0x100000"', "step 7 of", 'target-id="Thread 1"', "^done", "^exit")
 
     def session(self, commands):
         """Sends each command when the one before is done: its result has come, and the stop that it leads to."""

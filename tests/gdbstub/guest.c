@@ -26,7 +26,7 @@ __attribute__((noinline)) static long sum(const struct node *n)
 __attribute__((noinline)) static void build(void)
 {
     for (int i = 0; i < 4; i++) {
-        nodes[i].value = 10 * (i + 1);
+        nodes[i].value = 10L * (i + 1);
         nodes[i].next = i < 3 ? &nodes[i + 1] : 0;
     }
 }

@@ -14,7 +14,7 @@
 struct serve {
     FILE *log;
     struct gdb_server *server;
-    int stop_fd; /* readable after SIGTERM */
+    struct walk *walk;
 };
 
 /* For the signal handler, and for on_run, which has no context of its own. */
@@ -58,6 +58,8 @@ static void serve_one(int in_fd, int out_fd)
         say(err.message);
     else
         say(ends[end]);
+    if (serve.walk->point_count > 0)
+        say("it left points behind");
 }
 
 static int serve_socket(const char *address, unsigned long clients)
@@ -112,6 +114,7 @@ int main(int argc, char **argv)
     serve.log = standard ? stderr : stdout;
     struct walk *w = walk_create_file(argv[3], mode_of(argv[2]), live);
     struct error err = {0};
+    serve.walk = w;
     w->on_run = on_run;
     w->spin = spinning;
     if (pipe(stop_pipe) != 0 || gdb_server_create(&serve.server, &w->target, &err) != 0)

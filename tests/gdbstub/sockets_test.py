@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The GDB server on real sockets and pipes: clients that misbehave, go away, or come after one another."""
+import contextlib
 import os
 import signal
 import socket
@@ -50,6 +51,20 @@ class Addresses(Case):
         self.assert_refused("unix:" + server.name, "Address already in use")
         with open(file) as f:
             self.assertEqual(f.read(), "precious")
+        self.assert_a_busy_server_keeps_its_socket(os.path.join(directory, "busy"))
+
+    def assert_a_busy_server_keeps_its_socket(self, path):
+        with contextlib.ExitStack() as stack:
+            busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+            busy.bind(path)
+            busy.listen(0)
+            with self.assertRaises(BlockingIOError):
+                for _ in range(100):
+                    s = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    s.setblocking(False)
+                    s.connect(path)
+            self.assert_refused("unix:" + path, "Address already in use")
+            self.assertTrue(os.path.exists(path))
 
     def test_wrong_addresses_are_refused(self):
         for address in ("", "localhost", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:12x", "127.0.0.1:-1", ":" + "9" * 30):
@@ -158,6 +173,17 @@ class Misbehaviour(Case):
 
 
 class Ends(Case):
+    def test_points_go_with_their_client(self):
+        server = self.server("64", "guest64", None, "clients", "2")
+        for content in ("D", "x"):
+            with server.connect() as s:
+                self.assertEqual(ask(s, "Z0,100000,1"), b"OK")
+                s.sendall(packet(content))
+        self.assertEqual(server.wait_for("end:"), "end: detached")
+        self.assertEqual(server.line(), "end: disconnected")
+        server.process.wait()
+        self.assertEqual(server.process.stdout.read(), "")
+
     def test_each_way_to_leave_is_told(self):
         server = self.server("64", "guest64", None, "clients", "3")
         for content, answer, end in (("D", b"OK", "detached"), ("vKill;1", b"OK", "killed"), ("k", b"", "killed")):

@@ -157,7 +157,7 @@ static void one_register_is_read_as_it_is_among_all(void **state)
     struct client *c = &f->client;
     char all[4096], question[16];
     fill(walk_state(f->walk));
-    strcpy(all, client_ask(c, "g"));
+    snprintf(all, sizeof(all), "%s", client_ask(c, "g"));
     size_t at = 0;
     unsigned n = 0;
     for (; all[at]; n++) {
@@ -178,9 +178,9 @@ static void one_register_is_read_as_it_is_among_all(void **state)
 static void registers_of_a_recording_cannot_be_written(void **state)
 {
     struct client *c = *state;
-    char question[4096] = "G01";
+    char question[4096];
     assert_answer(c, "P0=0100000000000000", "E.a recording cannot be changed");
-    strcpy(question + 3, client_ask(c, "g") + 2);
+    snprintf(question, sizeof(question), "G01%s", client_ask(c, "g") + 2);
     assert_answer(c, question, "E.a recording cannot be changed");
     /* Nothing would change. */
     assert_answer(c, "P0=0000000000000000", "OK");
@@ -214,8 +214,8 @@ static void registers_of_a_live_target_are_written(void **state)
         assert_string_equal(answer, "OK");
         assert_answer(c, writes[i][1], writes[i][2]);
     }
-    char question[4096] = "G";
-    strcpy(question + 1, client_ask(c, "g"));
+    char question[4096];
+    snprintf(question, sizeof(question), "G%s", client_ask(c, "g"));
     memcpy(question + 1, "1122334455667788", 16);
     assert_answer(c, question, "OK");
     assert_answer(c, "p0", "1122334455667788");
