@@ -5,6 +5,7 @@
  *   record_session.c   the run: who runs when, interrupts, deadlines, the end
  *   record_boundary.c  the boundary: asks devices, clock and host, writes the answer to the trace
  *   record_events.c    events that the guest does not make itself: interrupts, digests, landmarks, the end
+ *   record_clock.c     the guest's clock
  *   record_host.c      timer thread and serial input
  */
 #ifndef DEJAVM_RECORD_INTERNAL_H
@@ -17,6 +18,7 @@
 #include "core/ram_tracker.h"
 #include "core/symbols.h"
 #include "record/record.h"
+#include "record/record_clock.h"
 #include "record/record_host.h"
 
 struct recorder {
@@ -38,8 +40,11 @@ struct recorder {
     bool failed;
     bool window_wanted; /* an interrupt waits: boundary crossings need not stop for it */
     bool halted;
-    uint64_t last_tsc;
-    uint64_t last_place_ns; /* when the last placed event or crossing was written */
+    struct record_clock clock;
+    uint64_t step_deadline_ns; /* what the current run's limit of steps was made for, see next_limit */
+    uint64_t last_tsc;         /* before tsc_adjust */
+    uint64_t tsc_adjust;       /* IA32_TSC_ADJUST: two's complement */
+    uint64_t last_place_ns;    /* when the last placed event or crossing was written */
     uint64_t last_digest_ns, last_flush_ns, last_progress_ns;
     position_t last_digest_position;
     uint64_t interrupts;
@@ -55,6 +60,14 @@ void record_console_output(void *context, unsigned channel, const uint8_t *data,
 void record_offer_input(struct recorder *r);
 /* Writes an event; a failure is kept in r->error, and makes it return negative. */
 int record_event(struct recorder *r, const struct event *event);
+
+/* The guest's clock now. The machine's clock is set to it before anything asks a device. */
+uint64_t record_guest_clock_ns(struct recorder *r);
+/*
+ * A deadline on the guest's clock that is still to come there, but is past on the host's: no host timer, only a limit of steps can
+ * stop the vCPU then.
+ */
+bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns);
 
 /* record_events.c */
 /* Takes the waiting interrupt from the controller, writes it at the vCPU's place, and delivers it. */

@@ -44,23 +44,44 @@ void record_offer_input(struct recorder *r)
         record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
 }
 
+uint64_t record_guest_clock_ns(struct recorder *r)
+{
+    uint64_t host = record_host_now_ns(r->host);
+    return r->is_kvm ? host : record_clock_read(&r->clock, host, r->engine->ops->position(r->engine));
+}
+
+bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns)
+{
+    return !r->is_kvm && deadline_ns > machine_clock_ns(r->machine) &&
+           deadline_ns <= record_host_now_ns(r->host);
+}
+
 /* Devices see one time per access. */
 static uint64_t enter_devices(struct recorder *r)
 {
-    uint64_t now = record_host_now_ns(r->host);
-    machine_set_clock_ns(r->machine, now);
-    return now;
+    machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
+    return record_host_now_ns(r->host);
+}
+
+/* A device's next deadline may be nearer now; true: the session has to see to it. */
+static bool watch_deadline(struct recorder *r)
+{
+    uint64_t deadline = machine_next_deadline_ns(r->machine);
+    if (record_deadline_by_steps(r, deadline))
+        return deadline < r->step_deadline_ns;
+    record_host_arm(r->host, deadline);
+    return false;
 }
 
 /* What an access changed: room for input; for the session, a nearer deadline, a waiting interrupt, the end of the run. */
 static int leave_devices(struct recorder *r, uint64_t entered_ns)
 {
     record_offer_input(r);
-    record_host_arm(r->host, machine_next_deadline_ns(r->machine));
+    bool nearer = watch_deadline(r);
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
     if (r->failed)
         return r->error.code;
-    if (machine_end(r->machine, NULL) != MACHINE_END_NONE)
+    if (nearer || machine_end(r->machine, NULL) != MACHINE_END_NONE)
         return BOUNDARY_STOP;
     if (machine_interrupt_pending(r->machine) && !r->window_wanted)
         return BOUNDARY_STOP;
@@ -125,9 +146,32 @@ static int mmio_write(struct boundary *b, position_t position, gpa_t gpa, unsign
 /* Never the same twice, so that a guest that measures its own speed does not divide by zero. */
 static uint64_t next_tsc(struct recorder *r)
 {
-    uint64_t tsc = record_host_now_ns(r->host);
+    uint64_t tsc = record_guest_clock_ns(r);
     r->last_tsc = tsc > r->last_tsc ? tsc : r->last_tsc + 1;
-    return r->last_tsc;
+    return r->last_tsc + r->tsc_adjust;
+}
+
+#define MSR_TSC        0x10u
+#define MSR_TSC_ADJUST 0x3bu
+
+/* Whoever writes the counter moves it, and IA32_TSC_ADJUST says by how much (SDM 3, 18.17.3). */
+static bool write_tsc_msr(struct recorder *r, uint32_t index, uint64_t value)
+{
+    if (index == MSR_TSC && cpu_model_has(&r->model, CPU_FEATURE_LEAF1_EDX + 4))
+        r->tsc_adjust += value - next_tsc(r);
+    else if (index == MSR_TSC_ADJUST && cpu_model_has(&r->model, CPU_FEATURE_LEAF7_EBX + 1))
+        r->tsc_adjust = value;
+    else
+        return false;
+    return true;
+}
+
+static bool read_tsc_adjust(const struct recorder *r, uint32_t index, uint64_t *value)
+{
+    if (index != MSR_TSC_ADJUST || !cpu_model_has(&r->model, CPU_FEATURE_LEAF7_EBX + 1))
+        return false;
+    *value = r->tsc_adjust;
+    return true;
 }
 
 static int cpu_read(struct boundary *b, position_t position, enum boundary_source source, uint32_t argument,
@@ -156,11 +200,11 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
     return record_event(r, &event);
 }
 
-/* Beyond the vCPU's state there are only MSRs that stand still; for any other the guest gets #GP, as a CPU does it. */
+/* Beyond the vCPU's state there are, but for the TSC's, only MSRs that stand still; for any other the guest gets #GP, as a CPU does it. */
 static int msr_read(struct boundary *b, position_t position, uint32_t index, uint64_t *value, bool *known)
 {
     struct recorder *r = recorder_of(b);
-    *known = platform_msr_read(r->ram, index, value);
+    *known = read_tsc_adjust(r, index, value) || platform_msr_read(r->ram, index, value);
     struct event event = crossing(EVENT_MSR_READ, position, index, 0, *value);
     event.flag = *known;
     return record_event(r, &event);
@@ -168,10 +212,11 @@ static int msr_read(struct boundary *b, position_t position, uint32_t index, uin
 
 static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
 {
-    *known = platform_msr_write(index);
+    struct recorder *r = recorder_of(b);
+    *known = write_tsc_msr(r, index, value) || platform_msr_write(index);
     struct event event = crossing(EVENT_MSR_WRITE, position, index, 0, value);
     event.flag = *known;
-    return record_event(recorder_of(b), &event);
+    return record_event(r, &event);
 }
 
 static int halted(struct boundary *b, position_t position)

@@ -23,7 +23,7 @@ static void end_run(struct ending *ending, enum trace_end end, uint32_t status)
 /* What has to happen now and then whatever the guest does. */
 static int housekeeping(struct recorder *r, struct ending *ending, struct error *err)
 {
-    uint64_t now = machine_clock_ns(r->machine);
+    uint64_t now = record_host_now_ns(r->host);
     if (atomic_load(&r->stop_requested))
         end_run(ending, TRACE_END_STOPPED, 0);
     if (r->options.timeout_ns && now >= r->options.timeout_ns)
@@ -46,20 +46,23 @@ static int housekeeping(struct recorder *r, struct ending *ending, struct error 
 static int service(struct recorder *r, struct ending *ending, struct error *err)
 {
     uint64_t entered = record_host_now_ns(r->host);
-    machine_set_clock_ns(r->machine, entered);
+    if (r->halted)
+        record_clock_catch_up(&r->clock, entered, r->engine->ops->position(r->engine));
+    machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
     machine_run_timers(r->machine);
     record_offer_input(r);
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered;
     return housekeeping(r, ending, err);
 }
 
+/* When the helper thread has to kick the vCPU, on the host's clock. */
 static uint64_t next_deadline(const struct recorder *r)
 {
-    uint64_t deadline = machine_clock_ns(r->machine) + RECORD_HOUSEKEEPING_NS;
+    uint64_t deadline = record_host_now_ns(r->host) + RECORD_HOUSEKEEPING_NS;
     uint64_t device = machine_next_deadline_ns(r->machine);
     if (r->last_flush_ns + RECORD_FLUSH_NS < deadline)
         deadline = r->last_flush_ns + RECORD_FLUSH_NS;
-    if (device < deadline)
+    if (device < deadline && !record_deadline_by_steps(r, device))
         deadline = device;
     if (r->options.timeout_ns && r->options.timeout_ns < deadline)
         deadline = r->options.timeout_ns;
@@ -84,21 +87,28 @@ static void take_end_of_machine(const struct recorder *r, struct ending *ending)
     }
 }
 
-/* Steps left before the next reason for the emulator to come back; KVM cannot count. */
-static position_t step_limit(const struct recorder *r)
+/* The position of the next reason for the emulator to come back; KVM cannot count. */
+static position_t next_limit(struct recorder *r)
 {
     if (r->is_kvm)
         return POSITION_UNKNOWN;
     position_t limit = r->last_digest_position + RECORD_DIGEST_STEPS;
     if (r->options.max_steps && r->options.max_steps < limit)
         limit = r->options.max_steps;
+    uint64_t device = machine_next_deadline_ns(r->machine);
+    r->step_deadline_ns = UINT64_MAX;
+    if (record_deadline_by_steps(r, device)) {
+        position_t due = r->engine->ops->position(r->engine) + record_clock_steps_until(&r->clock, device);
+        r->step_deadline_ns = device;
+        limit = due < limit ? due : limit;
+    }
     return limit;
 }
 
 static int run_vcpu(struct recorder *r, struct ending *ending, struct error *err)
 {
     r->window_wanted = machine_interrupt_pending(r->machine);
-    struct engine_request request = {.limit = step_limit(r), .want_window = r->window_wanted};
+    struct engine_request request = {.limit = next_limit(r), .want_window = r->window_wanted};
     record_host_arm(r->host, next_deadline(r));
     int stop = r->engine->ops->run(r->engine, &request, err);
     if (r->failed) {
@@ -154,8 +164,8 @@ static int settle(struct recorder *r, struct ending *ending, struct error *err)
     for (unsigned i = 0; i < 1000 && r->is_kvm && ending->end != TRACE_END_SHUTDOWN; i++) {
         if (kvm_engine_settled(r->engine))
             return 0;
-        machine_set_clock_ns(r->machine, record_host_now_ns(r->host));
-        record_host_arm(r->host, machine_clock_ns(r->machine) + 1000000);
+        machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
+        record_host_arm(r->host, record_host_now_ns(r->host) + 1000000);
         int status = run_vcpu(r, ending, err);
         if (status < 0)
             return status;

@@ -38,7 +38,7 @@ def expect(console, *wanted):
 
 def expect_clean(console):
     """Nothing that the kernel prints when the machine is not what it takes it for."""
-    for text in (b"unchecked MSR", b"Call Trace", b"Firmware Bug", b"BUG:", b"Oops", b"soft lockup", b"TSC doesn't"):
+    for text in (b"unchecked MSR", b"Call Trace", b"Firmware Bug", b"BUG:", b"Oops", b"unstable", b"soft lockup", b"TSC doesn't"):
         if text in console:
             at = console.index(text)
             raise Failure(f"the kernel complains:\n{console[max(0, at - 300):at + 600].decode('utf-8', 'replace')}")
