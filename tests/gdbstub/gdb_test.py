@@ -38,7 +38,7 @@ class GdbCase(Case):
 class Registers(GdbCase):
     def test_64_bit(self):
         text = gdb(self.server(), "info registers", "info registers float", "info registers xmm0 ymm15 mxcsr", "info threads",
-                   "info mem", symbols="guest64.elf")
+                   "info mem", "show osabi", symbols="guest64.elf")
         self.assert_clean(text)
         self.assert_in_order(
             text, "guest_start ()", "\nrax            0x0 ", "\nrsp            0x1ff000 ", "\nr15  ",
@@ -49,7 +49,7 @@ class Registers(GdbCase):
             "\nefer           0xd00               [ LME LMA NXE ]", "\nst0            0 ", "\nfctrl          0x37f ",
             "\nftag           0xffff ", "\nxmm0           {", "v4_float", "\nymm15          {", "v8_float",
             "\nmxcsr          0x1f80              [ IM DM ZM OM UM PM RC=0 ]", "Thread 1 (vCPU)",
-            "0x0000000000000000 0x8000000000000000 rw nocache", "0x8000000000000000 0x10000000000000000 rw nocache")
+            "0x0000000000000000 0x8000000000000000 rw nocache", "0x8000000000000000 0x10000000000000000 rw nocache", 'currently "none"')
 
     def test_32_bit(self):
         text = gdb(self.server("32", "guest32"), "info registers", "break spoil", "continue", "backtrace", "x/2i $pc",
