@@ -140,9 +140,10 @@ static void print_help(struct monitor *m)
         for (const struct monitor_command *c = groups[i]; c->name; c++)
             fprintf(m->out, "%s%s%s\n    %s\n", c->name, c->arguments[0] ? " " : "", c->arguments, c->text);
     fputs("Positions are numbers (1000000, 1_000_000, 0xf4240) of completed transitions. Addresses are "
-          "numbers, "
-          "registers (rsp), symbols,\nor one of these and an offset (items+8). After a command that moves, "
-          "\"maintenance flush register-cache\" makes GDB look again;\n`dejavm debug` does that by itself.\n",
+          "numbers,\n"
+          "registers (rsp), symbols, or one of these and an offset (items+8). After a command that moves, "
+          "GDB has to\n"
+          "look again: \"maintenance flush register-cache\"; under `dejavm debug` it does by itself.\n",
           m->out);
 }
 

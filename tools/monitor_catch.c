@@ -10,9 +10,7 @@ static int run_catch(struct monitor *m, const struct monitor_words *words, struc
 
 const struct monitor_command monitor_catch_commands[] = {
     {"catch", "[irq [N]|nmi|exception [N]|syscall|cr3|port P|msr M|off]",
-     "stop at these too, in both directions; without arguments: list what is caught. MSRs that the vCPU "
-     "keeps itself are not "
-     "events of a trace: only the others can be caught",
+     "stop at these too, in both directions; alone: list them. MSRs: those that are events of the trace",
      run_catch},
     {0},
 };

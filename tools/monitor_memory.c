@@ -23,8 +23,7 @@ enum { LAST_WRITE, WALK, PHYS };
 const struct monitor_command monitor_memory_commands[] = {
     [LAST_WRITE] =
         {"last-write", "ADDR [LEN]",
-         "find the last write to LEN bytes (8) at ADDR before here, devices' writes included, and go "
-         "to where it is about to happen",
+         "find the last write to LEN bytes (8) at ADDR before here, and go to where it is about to happen",
          run_last_write},
     [WALK] = {"walk", "ADDR", "the page tables' way from a linear address to a physical one", run_walk},
     [PHYS] = {"phys", "ADDR [LEN]", "LEN bytes (64) of physical memory", run_phys},
