@@ -13,10 +13,12 @@
 #define MAP(name, value) .set name, value
         .set NO_ERROR_CODE, 0x100000000
         .set ANY, -1
+        .set PAGING_LINEAR, 0x8000033000
 #else
 #define MAP(name, value) name = (value),
 #define NO_ERROR_CODE    0x100000000
 #define ANY              UINT64_MAX
+#define PAGING_LINEAR    (0x8000000000 + PAGING_PAGE)
 enum ring0_map {
 #endif
 
@@ -126,7 +128,14 @@ MAP(ENV_PAGED32, 9)
 MAP(ENV_PAGED32_3, 10)
 
 MAP(FLAG_EMU_ONLY, 1) /* needs a feature that the kvm profile of the CPU model lacks */
-MAP(FLAG_NO_KVM, 2) /* a KVM may leave the vCPU running away */
+MAP(FLAG_PAGING, 2) /* the page permission guest, which test_paging runs and checks */
+
+/* The page permission guest (paging.S). */
+MAP(PAGING_MASK, 0x1d008) /* index bits that are wanted; in RESULT's page */
+MAP(PAGING_TABLES, 0x30000) /* three pages: PDPT, PD, PT */
+MAP(PAGING_PAGE, 0x33000)
+MAP(PAGING_RESULTS, 0x80000)
+MAP(PAGING_COUNT, 0x8000)
 
 MAP(TAG_CASE, 1)
 MAP(TAG_EXPECT, 2)

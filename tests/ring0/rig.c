@@ -420,12 +420,13 @@ static void on_timer(int signal, siginfo_t *info, void *context)
 }
 
 /* So that a KVM that goes astray ends too. */
-static timer_t watchdog_start(struct engine *engine)
+static timer_t watchdog_start(struct engine *engine, uint64_t timeout_ns)
 {
     struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_RESTART};
     struct sigevent event = {
         .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2, .sigev_value.sival_ptr = engine};
-    const struct itimerspec t = {.it_value = {TIMEOUT_NS / 1000000000u, TIMEOUT_NS % 1000000000u}};
+    const struct itimerspec t = {
+        .it_value = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)}};
     timer_t timer;
     assert_int_equal(sigaction(SIGUSR2, &action, NULL), 0);
     assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
@@ -496,7 +497,7 @@ int ring0_run(struct ring0_guest *g, enum ring0_cut cut, uint64_t seed, struct e
     bool counts = g->engine->ops->position(g->engine) != POSITION_UNKNOWN;
     if (counts)
         return run_pieces(g, cut, seed, err);
-    timer_t timer = watchdog_start(g->engine);
+    timer_t timer = watchdog_start(g->engine, (uint64_t)TIMEOUT_NS * (g->patience + 1));
     int stop = run_pieces(g, cut, seed, err);
     timer_delete(timer);
     return stop;

@@ -38,9 +38,10 @@ struct ring0_guest {
     struct guest_ram *ram;
     struct cpu_model model;
     struct engine *engine;
-    int irq;                                /* the interrupt that waits, or -1 */
-    unsigned nmis;                          /* that wait */
-    uint64_t answers;                       /* what reads from outside give */
+    int irq;           /* the interrupt that waits, or -1 */
+    unsigned nmis;     /* that wait */
+    unsigned patience; /* how many times longer than others it may run in KVM; 0: as others */
+    uint64_t answers;  /* what reads from outside give */
     uint8_t page_tables[TABLES_END - PML4]; /* as they were at the start */
 };
 
