@@ -104,3 +104,52 @@ const char *client_ask(struct client *c, const char *content)
 {
     return client_ask_bytes(c, content, strlen(content));
 }
+
+/* ---- fixtures ---- */
+
+static const uint8_t program[] = {0x89, 0x04, 0x25, 0x00, 0x00, 0x18, 0x00, 0xff, 0x04, 0x25, 0x02, 0x00,
+                                  0x18, 0x00, 0x8b, 0x1c, 0x25, 0x00, 0x00, 0x18, 0x00, 0x90, 0xf4};
+/* jmp to itself */
+static const uint8_t endless[] = {0xeb, 0xfe};
+
+static struct fixture *create(const uint8_t *code, size_t length, enum walk_mode mode, bool live)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    assert_non_null(f);
+    f->walk = walk_create(code, length, mode, live);
+    client_open(&f->client, f->walk);
+    return f;
+}
+
+int client_setup(void **state)
+{
+    *state = create(program, sizeof(program), WALK_64, false);
+    return 0;
+}
+
+int client_setup_live(void **state)
+{
+    *state = create(program, sizeof(program), WALK_64, true);
+    return 0;
+}
+
+int client_setup_live_32(void **state)
+{
+    *state = create(program, sizeof(program), WALK_32, true);
+    return 0;
+}
+
+int client_setup_endless(void **state)
+{
+    *state = create(endless, sizeof(endless), WALK_64, true);
+    return 0;
+}
+
+int client_teardown(void **state)
+{
+    struct fixture *f = *state;
+    client_close(&f->client);
+    walk_destroy(f->walk);
+    free(f);
+    return 0;
+}

@@ -24,6 +24,24 @@ const char *client_ask(struct client *c, const char *content);
 /* '$' content '#' checksum */
 void client_frame(struct buffer *out, const void *content, size_t length);
 
+/* A client, and a server for it on a walk through the program below; endless: jmp to itself. */
+struct fixture {
+    struct client client; /* first: tests that need no more take it for a struct client */
+    struct walk *walk;
+};
+
+/*
+ * 0x100000: mov [0x180000], eax; 0x100007: inc dword [0x180002]; 0x10000e: mov ebx, [0x180000]; 0x100015: nop;
+ * 0x100016: hlt
+ */
+int client_setup(void **state);
+int client_setup_live(void **state);
+int client_setup_live_32(void **state);
+int client_setup_endless(void **state); /* live */
+int client_teardown(void **state);
+
+#define CLIENT_TEST(test, setup) cmocka_unit_test_setup_teardown(test, setup, client_teardown)
+
 #define assert_answer(c, question, answer) assert_string_equal(client_ask((c), (question)), (answer))
 
 #endif

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """The GDB server on real sockets and pipes: clients that misbehave, go away, or come after one another."""
+import array
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import stat
 import subprocess
+import termios
 
 from support import SERVE, Case, ask, guest, is_closed, main, packet, receive_packet
 
@@ -115,17 +118,25 @@ class Misbehaviour(Case):
             server.wait_for("end:")
 
     def test_an_idle_client_is_not_dropped(self):
-        server = self.server("64", "guest64", None, "clients", "2", "timeout", "100")
+        server = self.server("64", "guest64", None, "clients", "2", "timeout", "1000")
         with server.connect() as idle:
             self.assertEqual(ask(idle, "qC"), GREETING)
-            idle.settimeout(0.5)
+            idle.settimeout(1.2)
             with self.assertRaises(socket.timeout):
                 idle.recv(100)
             idle.settimeout(60)
             # A new packet has its full time, however long it was quiet before.
             idle.sendall(b"$q")
+            self.wait_until_read(idle)
             idle.sendall(b"C#b4")
             self.assertEqual(receive_packet(idle), GREETING)
+
+    @staticmethod
+    def wait_until_read(s):
+        unread = array.array("i", [1])
+        while unread[0]:
+            fcntl.ioctl(s, termios.TIOCOUTQ, unread)
+            os.sched_yield()
 
     def test_a_client_that_does_not_read_is_dropped(self):
         server = self.server("64", "guest64", None, "clients", "99", "timeout", "200")

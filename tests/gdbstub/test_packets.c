@@ -5,31 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const uint8_t program[] = {0x90, 0x90, 0x90, 0xf4}; /* nop; nop; nop; hlt */
-
-struct fixture {
-    struct client client; /* first */
-    struct walk *walk;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof(*f));
-    f->walk = walk_create(program, sizeof(program), WALK_64, false);
-    client_open(&f->client, f->walk);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    client_close(&f->client);
-    walk_destroy(f->walk);
-    free(f);
-    return 0;
-}
-
 static void assert_sent(struct client *c, const char *bytes, const char *answer)
 {
     client_send(c, bytes, strlen(bytes));
@@ -279,24 +254,20 @@ static void points_of_a_client_go_with_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_packet_is_acknowledged_and_answered),
-        cmocka_unit_test(an_unknown_packet_has_an_empty_answer),
-        cmocka_unit_test(packets_that_come_byte_by_byte_are_answered_as_if_they_came_at_once),
-        cmocka_unit_test(a_damaged_packet_is_asked_for_again_but_not_for_ever),
-        cmocka_unit_test(the_last_answer_is_sent_again_on_demand_but_not_for_ever),
-        cmocka_unit_test(without_acknowledgements_none_are_sent_or_expected),
-        cmocka_unit_test(bytes_between_packets_get_the_client_dropped),
-        cmocka_unit_test(a_packet_longer_than_was_agreed_gets_the_client_dropped),
-        cmocka_unit_test(runs_are_shortened),
-        cmocka_unit_test(features_are_negotiated),
-        cmocka_unit_test(a_document_is_read_in_parts),
-        cmocka_unit_test(there_is_one_thread),
-        cmocka_unit_test(a_client_leaves),
-        cmocka_unit_test(points_of_a_client_go_with_it),
+        CLIENT_TEST(a_packet_is_acknowledged_and_answered, client_setup),
+        CLIENT_TEST(an_unknown_packet_has_an_empty_answer, client_setup),
+        CLIENT_TEST(packets_that_come_byte_by_byte_are_answered_as_if_they_came_at_once, client_setup),
+        CLIENT_TEST(a_damaged_packet_is_asked_for_again_but_not_for_ever, client_setup),
+        CLIENT_TEST(the_last_answer_is_sent_again_on_demand_but_not_for_ever, client_setup),
+        CLIENT_TEST(without_acknowledgements_none_are_sent_or_expected, client_setup),
+        CLIENT_TEST(bytes_between_packets_get_the_client_dropped, client_setup),
+        CLIENT_TEST(a_packet_longer_than_was_agreed_gets_the_client_dropped, client_setup),
+        CLIENT_TEST(runs_are_shortened, client_setup),
+        CLIENT_TEST(features_are_negotiated, client_setup),
+        CLIENT_TEST(a_document_is_read_in_parts, client_setup),
+        CLIENT_TEST(there_is_one_thread, client_setup),
+        CLIENT_TEST(a_client_leaves, client_setup),
+        CLIENT_TEST(points_of_a_client_go_with_it, client_setup),
     };
-    /* cmocka_unit_test_setup_teardown for each of them: a server and a target of its own. */
-    struct CMUnitTest with_fixture[ARRAY_LEN(tests)];
-    for (size_t i = 0; i < ARRAY_LEN(tests); i++)
-        with_fixture[i] = (struct CMUnitTest){tests[i].name, tests[i].test_func, setup, teardown, NULL};
-    return cmocka_run_group_tests(with_fixture, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
