@@ -223,7 +223,8 @@ int record_end(struct recorder *r, enum trace_end end, uint32_t status_value, co
     if (end ==
         TRACE_END_SHUTDOWN) /* KVM may have reset the vCPU by now: replay finds this place by executing */
         event.place = PLACE_CROSSING;
-    else
+    else if (!r->is_kvm ||
+             kvm_engine_settled(r->engine)) /* not where KVM failed in the middle of something */
         status = record_digest(r, err);
     if (status == 0)
         status = write_notes(r, err);
