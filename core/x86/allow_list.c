@@ -96,7 +96,7 @@ bool allow_list_model_has(const struct cpu_model *model, const ZydisDecodedInstr
                insn->meta.category == ZYDIS_CATEGORY_PREFETCH;
     bool legacy = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     if ((legacy && insn->meta.category == ZYDIS_CATEGORY_PREFETCH) || insn->mnemonic == ZYDIS_MNEMONIC_UD0 ||
-        insn->mnemonic == ZYDIS_MNEMONIC_UD1 || insn->mnemonic == ZYDIS_MNEMONIC_TZCNT)
+        insn->mnemonic == ZYDIS_MNEMONIC_UD1 || (legacy && insn->mnemonic == ZYDIS_MNEMONIC_TZCNT))
         return true;
     /* VEX forms of AES and PCLMULQDQ need AVX as well. */
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && insn->meta.isa_set != ZYDIS_ISA_SET_BMI1 &&

@@ -62,7 +62,9 @@ static enum step do_bound(struct emu *e, const struct plan *p)
     uint8_t pair[8] = {0};
     enum step step = plan_linear(e, p, 2 * (size_t)size, ACCESS_READ, &linear);
     if (step == STEP_NEXT)
-        step = mem_read(e, linear, pair, 2 * (size_t)size);
+        step = mem_read(e, linear, pair, size);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear + size, pair + size, size);
     if (step != STEP_NEXT)
         return step;
     int32_t low, high, index;

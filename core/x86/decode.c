@@ -23,6 +23,8 @@ static void init_decoder(ZydisDecoder *decoder, unsigned code_size)
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
+    /* 66 in front of a branch in 64-bit code: 16 bits, as the model's vendor has it. */
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 }
 
 static uint8_t gpr_operand(ZydisRegister reg)

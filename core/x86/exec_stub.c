@@ -317,13 +317,6 @@ static bool misaligned_faults(const struct emu *e, const struct plan *p)
            (!(p->extra & EXEC_ALIGN_NEVER) && !(e->cpu.fpu.mxcsr & MXCSR_MM));
 }
 
-/* For alignment, which is looked at before the segment is. */
-static uint64_t unchecked_linear(const struct emu *e, const struct plan *p)
-{
-    bool flat = p->code_size == 8 && p->seg < SEG_FS;
-    return plan_offset(e, p) + (flat ? 0 : e->cpu.seg[p->seg].base);
-}
-
 static enum step exec_vector_slow(struct emu *e, const struct plan *p)
 {
     gva_t linear = 0;

@@ -43,6 +43,17 @@ static enum step exec_x87_mapped(struct emu *e, const struct plan *p, gva_t line
     return mem_unmap(e, &map);
 }
 
+/* 80 bits are two accesses: faults of the first come before those of the second. */
+static enum step probe_significand(struct emu *e, const struct plan *p)
+{
+    gva_t linear;
+    uint64_t value;
+    enum step step = plan_linear(e, p, 8, segment_access(p), &linear);
+    if (step != STEP_NEXT)
+        return step;
+    return p->mem_access & PLAN_MEM_WRITE ? mem_check_write(e, linear, 8) : mem_read(e, linear, &value, 8);
+}
+
 static enum step exec_x87(struct emu *e, const struct plan *p)
 {
     gva_t linear;
@@ -55,7 +66,9 @@ static enum step exec_x87(struct emu *e, const struct plan *p)
     if (p->mem_access)
         data = operand_host(e, p, p->mem_access);
     if (p->mem_access && !data) {
-        step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
+        step = p->mem_bytes == 10 ? probe_significand(e, p) : STEP_NEXT;
+        if (step == STEP_NEXT)
+            step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
         if (step == STEP_NEXT)
             data = tlb_host(e, linear, p->mem_bytes, p->mem_access);
         if (step != STEP_NEXT || !data)

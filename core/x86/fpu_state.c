@@ -259,14 +259,27 @@ void fx_load_xmm(struct emu *e, const struct plan *p, const uint8_t *image)
         memcpy(e->cpu.fpu.ymm[i], image + FX_XMM + 16 * i, 16);
 }
 
+enum step image_probe(struct emu *e, const struct plan *p, unsigned at, size_t length, enum access access)
+{
+    uint32_t value;
+    gva_t linear;
+    uint64_t offset = truncate_to(plan_offset(e, p) + at, p->addr_size);
+    enum step step = segment_linear(e, p->seg, offset, length, access, &linear);
+    if (step != STEP_NEXT)
+        return step;
+    return access == ACCESS_WRITE ? mem_check_write(e, linear, length) : mem_read(e, linear, &value, length);
+}
+
 static enum step fx_check(struct emu *e, const struct plan *p, enum access access, gva_t *linear)
 {
+    bool alignment_checked = e->tlb == e->tlb_sets[TLB_ALIGNED];
+    uint64_t unchecked = unchecked_linear(e, p);
     enum step step = fpu_check(e, FPU_X87);
+    if (step == STEP_NEXT && (unchecked & 15))
+        step = raise_exception_code(e, alignment_checked && (unchecked & 3) ? VEC_AC : VEC_GP, 0);
     if (step == STEP_NEXT)
         step = plan_linear(e, p, 512, access, linear);
-    if (step == STEP_NEXT && (*linear & 15))
-        step = raise_exception_code(e, VEC_GP, 0);
-    return step;
+    return step == STEP_NEXT ? image_probe(e, p, 511, 1, access) : step;
 }
 
 /* Bytes 416..511 are not written: the image starts as what is there. */
@@ -446,6 +459,16 @@ static void load_environment(struct emu *e, const struct plan *p, const uint8_t 
     update_summary(f);
 }
 
+/* The first element and the last byte are looked at before anything else is. */
+static enum step environment_linear(struct emu *e, const struct plan *p, size_t length, enum access access,
+                                    gva_t *linear)
+{
+    enum step step = image_probe(e, p, 0, p->op_size == 2 ? 2 : 4, access);
+    if (step == STEP_NEXT)
+        step = plan_linear(e, p, length, access, linear);
+    return step == STEP_NEXT ? image_probe(e, p, (unsigned)length - 1, 1, access) : step;
+}
+
 static enum step do_fnstenv(struct emu *e, const struct plan *p)
 {
     uint8_t image[28];
@@ -453,7 +476,7 @@ static enum step do_fnstenv(struct emu *e, const struct plan *p)
     size_t length = environment_bytes(p);
     enum step step = fpu_check(e, FPU_X87);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, length, ACCESS_WRITE, &linear);
+        step = environment_linear(e, p, length, ACCESS_WRITE, &linear);
     if (step != STEP_NEXT)
         return step;
     x87_sync(e);
@@ -475,7 +498,7 @@ static enum step do_fldenv(struct emu *e, const struct plan *p)
     if (step == STEP_NEXT)
         step = x87_check_pending(e);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, length, ACCESS_READ, &linear);
+        step = environment_linear(e, p, length, ACCESS_READ, &linear);
     if (step == STEP_NEXT)
         step = mem_read(e, linear, image, length);
     if (step != STEP_NEXT)
@@ -513,7 +536,7 @@ static enum step do_fnsave(struct emu *e, const struct plan *p)
     size_t environment = environment_bytes(p);
     enum step step = fpu_check(e, FPU_X87);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, environment + 80, ACCESS_WRITE, &linear);
+        step = environment_linear(e, p, environment + 80, ACCESS_WRITE, &linear);
     if (step != STEP_NEXT)
         return step;
     x87_sync(e);
@@ -535,7 +558,7 @@ static enum step do_frstor(struct emu *e, const struct plan *p)
     if (step == STEP_NEXT)
         step = x87_check_pending(e);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, environment + 80, ACCESS_READ, &linear);
+        step = environment_linear(e, p, environment + 80, ACCESS_READ, &linear);
     if (step == STEP_NEXT)
         step = mem_read(e, linear, image, environment + 80);
     if (step != STEP_NEXT)

@@ -202,6 +202,8 @@ enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t le
                          gva_t *linear);
 /* The plan's memory operand: plan_offset and segment_linear in one. */
 enum step plan_linear(struct emu *e, const struct plan *p, size_t length, enum access access, gva_t *linear);
+/* The plan's memory operand read as m16:16 or m16:32, by its operand size. */
+enum step plan_far_pointer(struct emu *e, const struct plan *p, uint64_t *offset, uint16_t *selector);
 
 /* Loads a segment register as MOV/POP/LDS do, with all checks; CS is not allowed here. */
 enum step segment_load(struct emu *e, unsigned seg, uint16_t selector);

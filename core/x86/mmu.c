@@ -182,7 +182,9 @@ static bool misaligned(const struct emu *e, gva_t linear, size_t length, enum ri
 {
     if (rights != RIGHTS_USER || tlb_context_of(e, rights) != TLB_ALIGNED)
         return false;
-    return (length == 2 || length == 4 || length == 8) && (linear & (length - 1));
+    /* 80 bits are an access of 64 and one of 16; a YMM register is two of 128. */
+    size_t natural = length == 10 ? 8 : length == 32 ? 16 : length;
+    return natural > 1 && !(natural & (natural - 1)) && natural <= 16 && (linear & (natural - 1));
 }
 
 /* The one or two pages of an access, both checked. */

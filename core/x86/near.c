@@ -59,7 +59,9 @@ static enum step do_loop(struct emu *e, const struct plan *p)
     uint64_t count = truncate_to(e->cpu.gpr[GPR_RCX] - 1, p->addr_size);
     bool zero = e->cpu.rflags & RFLAGS_ZF;
     bool taken = count != 0;
-    if (p->mnemonic == ZYDIS_MNEMONIC_LOOPE)
+    if (p->rep != PLAN_REP_NONE)
+        taken = taken && zero == (p->rep == PLAN_REP);
+    else if (p->mnemonic == ZYDIS_MNEMONIC_LOOPE)
         taken = taken && zero;
     else if (p->mnemonic == ZYDIS_MNEMONIC_LOOPNE)
         taken = taken && !zero;
@@ -91,12 +93,28 @@ static enum step read_operand(struct emu *e, const struct plan *p, unsigned size
     return mem_read(e, linear, value, size);
 }
 
+/* A target that cannot be reached: the stack's own fault comes before that, but nothing is written. */
+static enum step call_fault(struct emu *e, const struct plan *p, enum step step)
+{
+    unsigned width = stack_width(e);
+    struct fault fault = e->fault;
+    gva_t linear;
+    enum step stack = segment_linear(e, SEG_SS, truncate_to(e->cpu.gpr[GPR_RSP] - p->op_size, width),
+                                     p->op_size, ACCESS_WRITE, &linear);
+    if (stack == STEP_NEXT)
+        stack = mem_check_write(e, linear, p->op_size);
+    if (stack != STEP_NEXT)
+        return stack;
+    e->fault = fault;
+    return step;
+}
+
 static enum step call_to(struct emu *e, const struct plan *p, uint64_t target)
 {
     uint64_t rip = e->cpu.rip;
     enum step step = near_branch(e, target, p->op_size);
-    if (step != STEP_JUMP)
-        return step;
+    if (unlikely(step != STEP_JUMP))
+        return call_fault(e, p, step);
     step = stack_push(e, e->next_rip, p->op_size);
     if (step != STEP_NEXT) {
         e->cpu.rip = rip;
@@ -189,44 +207,49 @@ static enum step do_pop_mem(struct emu *e, const struct plan *p)
     return step;
 }
 
-/* The eight registers are one access, so that nothing is written when a part of it faults. */
-static enum step do_pusha(struct emu *e, const struct plan *p)
+/* The eight registers in the order of rising addresses. */
+static const uint8_t all_registers[8] = {GPR_RDI, GPR_RSI, GPR_RBP, GPR_RSP,
+                                         GPR_RBX, GPR_RDX, GPR_RCX, GPR_RAX};
+
+static enum step all_registers_slot(struct emu *e, const struct plan *p, uint64_t sp, enum access access,
+                                    gva_t *linear)
 {
-    static const uint8_t order[8] = {GPR_RDI, GPR_RSI, GPR_RBP, GPR_RSP, GPR_RBX, GPR_RDX, GPR_RCX, GPR_RAX};
-    uint8_t image[32];
-    unsigned width = stack_width(e);
-    size_t length = (size_t)8 * p->op_size;
-    uint64_t sp = truncate_to(e->cpu.gpr[GPR_RSP] - length, width);
-    for (unsigned i = 0; i < 8; i++)
-        __builtin_memcpy(image + i * p->op_size, &e->cpu.gpr[order[i]], p->op_size);
-    gva_t linear;
-    enum step step = segment_linear(e, SEG_SS, sp, length, ACCESS_WRITE, &linear);
-    if (step == STEP_NEXT)
-        step = mem_write(e, linear, image, length);
-    if (step == STEP_NEXT)
-        gpr_write(e, GPR_RSP, width, sp);
-    return step;
+    return segment_linear(e, SEG_SS, truncate_to(sp, stack_width(e)), p->op_size, access, linear);
 }
 
+/* Eight pushes, AX first: those before one that faults stay written, as on hardware. */
+static enum step do_pusha(struct emu *e, const struct plan *p)
+{
+    uint64_t sp = e->cpu.gpr[GPR_RSP];
+    for (unsigned i = 8; i-- > 0;) {
+        gva_t linear;
+        sp -= p->op_size;
+        enum step step = all_registers_slot(e, p, sp, ACCESS_WRITE, &linear);
+        if (step == STEP_NEXT)
+            step = mem_write(e, linear, &e->cpu.gpr[all_registers[i]], p->op_size);
+        if (step != STEP_NEXT)
+            return step;
+    }
+    add_to_stack_pointer(e, 0 - (uint64_t)8 * p->op_size);
+    return STEP_NEXT;
+}
+
+/* Eight pops, DI first: registers popped before a fault keep their new values, as on AMD's CPUs; SP does not move. */
 static enum step do_popa(struct emu *e, const struct plan *p)
 {
-    static const uint8_t order[8] = {GPR_RDI, GPR_RSI, GPR_RBP, GPR_RSP, GPR_RBX, GPR_RDX, GPR_RCX, GPR_RAX};
-    uint8_t image[32];
-    size_t length = (size_t)8 * p->op_size;
-    gva_t linear;
-    enum step step =
-        segment_linear(e, SEG_SS, gpr_read(e, GPR_RSP, stack_width(e)), length, ACCESS_READ, &linear);
-    if (step == STEP_NEXT)
-        step = mem_read(e, linear, image, length);
-    if (step != STEP_NEXT)
-        return step;
-    for (unsigned i = 0; i < 8; i++) {
+    uint64_t sp = e->cpu.gpr[GPR_RSP];
+    for (unsigned i = 0; i < 8; i++, sp += p->op_size) {
         uint64_t value = 0;
-        __builtin_memcpy(&value, image + i * p->op_size, p->op_size);
-        if (order[i] != GPR_RSP)
-            gpr_write(e, order[i], p->op_size, value);
+        gva_t linear;
+        enum step step = all_registers_slot(e, p, sp, ACCESS_READ, &linear);
+        if (step == STEP_NEXT)
+            step = mem_read(e, linear, &value, p->op_size);
+        if (step != STEP_NEXT)
+            return step;
+        if (all_registers[i] != GPR_RSP)
+            gpr_write(e, all_registers[i], p->op_size, value);
     }
-    add_to_stack_pointer(e, length);
+    add_to_stack_pointer(e, (uint64_t)8 * p->op_size);
     return STEP_NEXT;
 }
 
@@ -355,11 +378,18 @@ static void widen(struct plan *p)
         p->op_size = 8;
 }
 
+/* In 64-bit code RIP has 64 bits, or after 66 on AMD's CPUs 16. */
+static uint8_t branch_size(const struct plan *p, const ZydisDecodedInstruction *insn)
+{
+    if (p->code_size != 8)
+        return p->op_size;
+    return (insn->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && !insn->raw.rex.W ? 2 : 8;
+}
+
 static bool setup_branch(struct plan *p, const ZydisDecodedInstruction *insn,
                          const ZydisDecodedOperand *operands)
 {
-    if (p->code_size == 8)
-        p->op_size = 8;
+    p->op_size = branch_size(p, insn);
     bool relative = operands[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     if (insn->mnemonic == ZYDIS_MNEMONIC_JMP)
         p->fn = relative ? branch_relative : do_jmp_indirect;
@@ -368,13 +398,27 @@ static bool setup_branch(struct plan *p, const ZydisDecodedInstruction *insn,
     return true;
 }
 
+/* REPE and REPNE in front of LOOPE and LOOPNE decide between the two on AMD's CPUs. */
+static uint8_t repeat_prefix(const ZydisDecodedInstruction *insn)
+{
+    uint8_t rep = PLAN_REP_NONE;
+    for (unsigned i = 0; i < insn->raw.prefix_count; i++) {
+        if (insn->raw.prefixes[i].value == 0xf3)
+            rep = PLAN_REP;
+        else if (insn->raw.prefixes[i].value == 0xf2)
+            rep = PLAN_REPNE;
+    }
+    return rep;
+}
+
 static bool setup_conditional(struct plan *p, const ZydisDecodedInstruction *insn,
                               const ZydisDecodedOperand *operands)
 {
     (void)operands;
-    if (p->code_size == 8)
-        p->op_size = 8;
+    p->op_size = branch_size(p, insn);
     p->condition = insn->opcode & 0xf;
+    if (p->mnemonic == ZYDIS_MNEMONIC_LOOPE || p->mnemonic == ZYDIS_MNEMONIC_LOOPNE)
+        p->rep = repeat_prefix(insn);
     return true;
 }
 

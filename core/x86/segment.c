@@ -52,7 +52,8 @@ enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t le
     const struct segment *s = &e->cpu.seg[seg];
     if (vcpu_in_64bit_code(&e->cpu)) {
         *linear = seg >= SEG_FS ? s->base + offset : offset;
-        if (length && !(is_canonical(*linear) && is_canonical(*linear + length - 1)))
+        /* AMD's CPUs ask the offset too, before the base of FS or GS is added. */
+        if (length && !(is_canonical(offset) && is_canonical(*linear) && is_canonical(*linear + length - 1)))
             return raise_exception_code(e, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
         return STEP_NEXT;
     }
@@ -63,6 +64,21 @@ enum step segment_linear(struct emu *e, unsigned seg, uint64_t offset, size_t le
 enum step plan_linear(struct emu *e, const struct plan *p, size_t length, enum access access, gva_t *linear)
 {
     return segment_linear(e, p->seg, plan_offset(e, p), length, access, linear);
+}
+
+/* Two accesses, each with its own checks. */
+enum step plan_far_pointer(struct emu *e, const struct plan *p, uint64_t *offset, uint16_t *selector)
+{
+    gva_t linear;
+    *offset = 0;
+    *selector = 0;
+    enum step step = plan_linear(e, p, p->op_size, ACCESS_READ, &linear);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, offset, p->op_size);
+    if (step == STEP_NEXT)
+        step = segment_linear(e, p->seg, truncate_to(plan_offset(e, p) + p->op_size, p->addr_size), 2,
+                              ACCESS_READ, &linear);
+    return step == STEP_NEXT ? mem_read(e, linear, selector, 2) : step;
 }
 
 /* ---- loading ---- */

@@ -90,17 +90,11 @@ static enum step op_pop(struct emu *e, const struct plan *p)
 
 static enum step op_load_pointer(struct emu *e, const struct plan *p)
 {
-    uint8_t raw[10] = {0};
-    uint64_t offset = 0;
-    uint16_t selector = 0;
-    gva_t linear;
-    enum step step = plan_linear(e, p, p->op_size + 2u, ACCESS_READ, &linear);
-    if (step == STEP_NEXT)
-        step = mem_read(e, linear, raw, p->op_size + 2u);
+    uint64_t offset;
+    uint16_t selector;
+    enum step step = plan_far_pointer(e, p, &offset, &selector);
     if (step != STEP_NEXT)
         return step;
-    memcpy(&offset, raw, p->op_size);
-    memcpy(&selector, raw + p->op_size, 2);
     step = segment_load(e, p->flags, selector);
     if (step != STEP_NEXT)
         return step;
@@ -112,6 +106,9 @@ static bool setup_load_pointer(struct plan *p, const ZydisDecodedInstruction *in
                                const ZydisDecodedOperand *operands)
 {
     (void)operands;
+    /* AMD's CPUs have no m16:64. */
+    if (p->op_size == 8)
+        p->op_size = 4;
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_LDS:
         p->flags = SEG_DS;
@@ -202,9 +199,8 @@ static enum step op_arpl(struct emu *e, const struct plan *p)
         return raise_exception(e, VEC_UD);
     enum step step = STEP_NEXT;
     if (memory) {
-        step = plan_linear(e, p, 2, ACCESS_WRITE, &linear);
-        if (step == STEP_NEXT)
-            step = mem_check_write(e, linear, 2);
+        /* Written only when it changes. */
+        step = plan_linear(e, p, 2, ACCESS_READ, &linear);
         if (step == STEP_NEXT)
             step = mem_read(e, linear, &selector, 2);
         if (step != STEP_NEXT)
@@ -217,8 +213,10 @@ static enum step op_arpl(struct emu *e, const struct plan *p)
     if (raise) {
         selector = (uint16_t)((selector & 0xfffc) | rpl);
         if (memory)
+            step = plan_linear(e, p, 2, ACCESS_WRITE, &linear);
+        if (memory && step == STEP_NEXT)
             step = mem_write(e, linear, &selector, 2);
-        else
+        if (!memory)
             gpr_write(e, p->reg[0], 2, selector);
     }
     if (step == STEP_NEXT)
@@ -231,7 +229,7 @@ static enum step op_arpl(struct emu *e, const struct plan *p)
 /* UMIP makes the instructions that reveal system state privileged (SDM 3, 2.5). */
 static bool umip_forbids(const struct emu *e)
 {
-    return (e->cpu.cr4 & CR4_UMIP) && protected_mode(e) && vcpu_cpl(&e->cpu) != 0;
+    return (e->cpu.cr4 & CR4_UMIP) && vcpu_cpl(&e->cpu) != 0;
 }
 
 static enum step op_store_selector(struct emu *e, const struct plan *p)
@@ -253,7 +251,7 @@ static enum step op_smsw(struct emu *e, const struct plan *p)
 static enum step op_lmsw(struct emu *e, const struct plan *p)
 {
     uint16_t value;
-    if (protected_mode(e) && vcpu_cpl(&e->cpu) != 0)
+    if (vcpu_cpl(&e->cpu) != 0)
         return raise_exception_code(e, VEC_GP, 0);
     enum step step = source16(e, p, 0, &value);
     if (step != STEP_NEXT)
@@ -286,7 +284,7 @@ static enum step op_load_table(struct emu *e, const struct plan *p)
     uint8_t raw[10] = {0};
     struct descriptor_table loaded;
     gva_t linear;
-    if (protected_mode(e) && vcpu_cpl(&e->cpu) != 0)
+    if (vcpu_cpl(&e->cpu) != 0)
         return raise_exception_code(e, VEC_GP, 0);
     enum step step = plan_linear(e, p, length, ACCESS_READ, &linear);
     if (step == STEP_NEXT)

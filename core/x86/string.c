@@ -119,9 +119,11 @@ static enum step one_lods(struct emu *e, const struct plan *p)
 static enum step one_cmps(struct emu *e, const struct plan *p)
 {
     uint64_t a, b;
-    enum step step = read_source(e, p, &a);
+    /* The order decides which of two faults is raised; this is AMD's, where REPE CMPSB is apart from the others. */
+    bool source_first = p->rep == PLAN_REP && p->op_size == 1;
+    enum step step = source_first ? read_source(e, p, &a) : read_destination(e, p, &b);
     if (step == STEP_NEXT)
-        step = read_destination(e, p, &b);
+        step = source_first ? read_destination(e, p, &b) : read_source(e, p, &a);
     if (step == STEP_NEXT)
         e->cpu.rflags = compare_flags(e->cpu.rflags, a, b, p->op_size);
     return step;
@@ -376,11 +378,20 @@ static bool condition_ends(const struct emu *e, const struct plan *p)
     return p->rep == PLAN_REPNE ? zero : !zero;
 }
 
+/* Nothing happens, but the right to use the port is asked for. */
+static enum step rep_of_zero(struct emu *e, const struct plan *p)
+{
+    enum step step = STEP_NEXT;
+    if (p->extra == ZYDIS_MNEMONIC_INSB || p->extra == ZYDIS_MNEMONIC_OUTSB)
+        step = io_permitted(e, (uint16_t)e->cpu.gpr[GPR_RDX], p->op_size);
+    return step == STEP_NEXT ? STEP_LEAVE : step;
+}
+
 static enum step do_rep(struct emu *e, const struct plan *p)
 {
     uint64_t rcx = index_of(e, p, GPR_RCX);
     if (rcx == 0)
-        return STEP_LEAVE;
+        return rep_of_zero(e, p);
     uint64_t left = iteration_budget(e, rcx);
     for (;;) {
         uint64_t done = bulk(e, p, left);

@@ -80,6 +80,11 @@ enum step mxcsr_check(struct emu *e, uint32_t value);
 
 /* What every MMX instruction does to the x87 state: TOP = 0, all registers valid (SDM 1, 9.5.1). vector_ops.c */
 void mmx_enter(struct fpu_state *f);
+/*
+ * Whether length bytes (at most 4) of the memory operand, from byte at on, can be accessed: which part of a large image is looked at
+ * first decides which fault is raised. Callers have the order of AMD's CPUs. fpu_state.c
+ */
+enum step image_probe(struct emu *e, const struct plan *p, unsigned at, size_t length, enum access access);
 /* The parts of the FXSAVE image, which XSAVE shares; p tells the format. fpu_state.c */
 void fx_store_x87(const struct emu *e, const struct plan *p, uint8_t *image);
 void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image);
@@ -119,8 +124,11 @@ static inline uint8_t *operand_host(struct emu *e, const struct plan *p, unsigne
     if (p->index < GPR_COUNT)
         address += e->cpu.gpr[p->index] * p->scale;
     if (likely(p->code_size == 8 && p->addr_size == 8)) {
-        if (unlikely(p->seg >= SEG_FS))
+        if (unlikely(p->seg >= SEG_FS)) {
+            if (unlikely(!is_canonical(address)))
+                return NULL;
             address += e->cpu.seg[p->seg].base;
+        }
     } else {
         if (p->code_size != 4 || p->addr_size != 4 || !segment_is_flat(&e->cpu.seg[p->seg]))
             return NULL;
@@ -160,6 +168,13 @@ static inline void call_with_flags(struct emu *e, const struct plan *p, void *da
 static inline enum access segment_access(const struct plan *p)
 {
     return p->mem_access & PLAN_MEM_WRITE ? ACCESS_WRITE : ACCESS_READ;
+}
+
+/* For alignment, which is looked at before the segment is. */
+static inline uint64_t unchecked_linear(const struct emu *e, const struct plan *p)
+{
+    bool flat = p->code_size == 8 && p->seg < SEG_FS;
+    return plan_offset(e, p) + (flat ? 0 : e->cpu.seg[p->seg].base);
 }
 
 #endif

@@ -17,6 +17,38 @@ static enum step element_linear(struct emu *e, const struct plan *p, uint64_t of
     return segment_linear(e, p->seg, truncate_to(offset, p->addr_size), size, access, linear);
 }
 
+/* Elements are not subject to alignment checks (SDM 2, VMASKMOV, VGATHER): misaligned ones are accessed as bytes. */
+static enum step element_read(struct emu *e, gva_t linear, uint8_t *out, unsigned size)
+{
+    uint8_t value[8];
+    unsigned piece = linear & (size - 1) ? 1 : size;
+    enum step step = STEP_NEXT;
+    for (unsigned i = 0; i < size && step == STEP_NEXT; i += piece)
+        step = mem_read(e, linear + i, value + i, piece);
+    if (step == STEP_NEXT)
+        memcpy(out, value, size);
+    return step;
+}
+
+/* The first byte, and the first of the next page. */
+static enum step element_check_write(struct emu *e, gva_t linear, unsigned size)
+{
+    if (!(linear & (size - 1)))
+        return mem_check_write(e, linear, size);
+    gva_t next = (linear | PAGE_MASK) + 1;
+    enum step step = mem_check_write(e, linear, 1);
+    return step == STEP_NEXT && next - linear < size ? mem_check_write(e, next, 1) : step;
+}
+
+static enum step element_write(struct emu *e, gva_t linear, const uint8_t *data, unsigned size)
+{
+    unsigned piece = linear & (size - 1) ? 1 : size;
+    enum step step = STEP_NEXT;
+    for (unsigned i = 0; i < size && step == STEP_NEXT; i += piece)
+        step = mem_write(e, linear + i, data + i, piece);
+    return step;
+}
+
 static enum step masked_load(struct emu *e, const struct plan *p, const struct masked *m, uint64_t offset,
                              uint8_t *out)
 {
@@ -28,7 +60,7 @@ static enum step masked_load(struct emu *e, const struct plan *p, const struct m
             continue;
         step = element_linear(e, p, offset + i * m->size, m->size, ACCESS_READ, &linear);
         if (step == STEP_NEXT)
-            step = mem_read(e, linear, out + i * m->size, m->size);
+            step = element_read(e, linear, out + i * m->size, m->size);
     }
     return step;
 }
@@ -43,11 +75,11 @@ static enum step masked_store(struct emu *e, const struct plan *p, const struct 
             continue;
         step = element_linear(e, p, offset + i * m->size, m->size, ACCESS_WRITE, &linear[i]);
         if (step == STEP_NEXT)
-            step = mem_check_write(e, linear[i], m->size);
+            step = element_check_write(e, linear[i], m->size);
     }
     for (unsigned i = 0; i < m->count && step == STEP_NEXT; i++)
         if (m->selected[i])
-            step = mem_write(e, linear[i], data + i * m->size, m->size);
+            step = element_write(e, linear[i], data + i * m->size, m->size);
     return step;
 }
 
@@ -196,7 +228,7 @@ static enum step do_gather(struct emu *e, const struct plan *p)
         }
         step = element_linear(e, p, gather_offset(e, p, &g, i), g.data_bytes, ACCESS_READ, &linear);
         if (step == STEP_NEXT)
-            step = mem_read(e, linear, dest + i * size, size);
+            step = element_read(e, linear, dest + i * size, g.data_bytes);
         if (step != STEP_NEXT)
             return step;
         memset(mask + i * size, 0, size);

@@ -66,10 +66,10 @@ static enum step check(struct emu *e, const struct plan *p, enum access access, 
         return raise_exception(e, VEC_UD);
     if (e->cpu.cr0 & CR0_TS)
         return raise_exception(e, VEC_NM);
+    if (unchecked_linear(e, p) & 63)
+        return raise_exception_code(e, VEC_GP, 0);
     enum step step = plan_linear(e, p, XSAVE_AVX, access, linear);
-    if (step == STEP_NEXT && (*linear & 63))
-        step = raise_exception_code(e, VEC_GP, 0);
-    return step;
+    return step == STEP_NEXT ? image_probe(e, p, 0, 1, access) : step;
 }
 
 /* All pages that the area can touch are checked before anything is written. */
@@ -135,7 +135,9 @@ static enum step do_xsave(struct emu *e, const struct plan *p)
     uint64_t rfbm = requested(e), in_use = components_in_use(e);
     if (compacted && e->cpu.fpu.mxcsr != MXCSR_DEFAULT)
         in_use |= XCR0_SSE;
-    step = check_area(e, linear, rfbm & XCR0_AVX ? XSAVE_END : XSAVE_AVX);
+    step = image_probe(e, p, (rfbm & XCR0_AVX ? XSAVE_END : XSAVE_AVX) - 1, 1, ACCESS_WRITE);
+    if (step == STEP_NEXT)
+        step = check_area(e, linear, rfbm & XCR0_AVX ? XSAVE_END : XSAVE_AVX);
     if (step == STEP_NEXT && !compacted)
         step = mem_read(e, linear + XSAVE_HEADER, header, sizeof header[0]);
     if (step != STEP_NEXT)

@@ -1,4 +1,7 @@
-/* The emulator against this CPU: every opcode, random operands, all registers and memory compared. */
+/*
+ * The emulator against this CPU: every form of every instruction of the CPU model, with its memory operand in every place where
+ * an access can end differently, and random states; all registers and memory compared.
+ */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -6,23 +9,22 @@
 
 #include <cmocka.h>
 
-#include <Zydis/Zydis.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "tests/isa/isa.h"
+#include "tests/isa/compare.h"
+#include "tests/isa/coverage.h"
 
-#define SHARDS         2u
-#define DEFAULT_ROUNDS 20u
-#define FORMS_MAX      16384u
-#define REPORTS_MAX    40u
-#define INT3           0xcc
-#define MXCSR_OE_UE    0x18u
-#define MXCSR_PE       0x20u
+#define SHARDS           2u
+#define DEFAULT_CASES    100000u
+#define REPORTS_MAX      200u
+#define INT3             0xcc
+#define REGRESSION_TRIES 8u
 
 struct report {
     char text[1024];
@@ -30,264 +32,195 @@ struct report {
 
 /* What a child tells its parent. */
 struct shard {
-    uint64_t cases, faults, undefined, memory_cases, mismatches, lacking;
-    uint32_t form_count;
-    uint64_t forms[FORMS_MAX];
-    uint8_t mnemonics[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-    uint8_t failed_mnemonics[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+    struct isa_counts counts;
+    uint64_t cases, faults, undefined, memory_cases, supervisor_cases, mismatches, lacking;
+    uint8_t failed[ZYDIS_MNEMONIC_MAX_VALUE + 1];
     uint32_t report_count;
     struct report reports[REPORTS_MAX];
     bool finished;
     struct isa_case last;
 };
 
+struct runner {
+    struct shard *shard;
+    const struct isa_forms *forms;
+    struct guest *guest;
+    struct isa_random random;
+    struct vcpu_state base;
+};
+
 static struct shard *shards;
-static unsigned rounds = DEFAULT_ROUNDS;
+static uint64_t cases_wanted = DEFAULT_CASES;
 static uint64_t seed = 20261120;
+static bool print_coverage;
+static struct isa_table tables[2];
 
-static void note_form(struct shard *s, uint64_t form)
-{
-    for (uint64_t i = form % FORMS_MAX;; i = (i + 1) % FORMS_MAX) {
-        if (s->forms[i] == form || s->form_count == FORMS_MAX - 1)
-            return;
-        if (s->forms[i] == 0) {
-            s->forms[i] = form;
-            s->form_count++;
-            return;
-        }
-    }
-}
-
-static void append(char *text, size_t size, const char *format, ...)
-{
-    size_t n = strlen(text);
-    va_list list;
-    va_start(list, format);
-    vsnprintf(text + n, size - n, format, list);
-    va_end(list);
-}
-
-/*
- * What this host does that another need not do, and that the emulator does differently on purpose.
- */
-static bool accesses_several(unsigned mnemonic)
-{
-    static const ZydisMnemonic list[] = {
-        ZYDIS_MNEMONIC_CMPSB,   ZYDIS_MNEMONIC_CMPSW,     ZYDIS_MNEMONIC_CMPSD,  ZYDIS_MNEMONIC_CMPSQ,
-        ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FNSAVE,    ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64,
-        ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_FRSTOR,
-        ZYDIS_MNEMONIC_PUSHA,   ZYDIS_MNEMONIC_PUSHAD};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        if ((unsigned)list[i] == mnemonic)
-            return true;
-    return false;
-}
-
-/* They raise their exceptions step by step. */
-static bool is_dot_product(unsigned mnemonic)
-{
-    return mnemonic == ZYDIS_MNEMONIC_DPPS || mnemonic == ZYDIS_MNEMONIC_DPPD ||
-           mnemonic == ZYDIS_MNEMONIC_VDPPS || mnemonic == ZYDIS_MNEMONIC_VDPPD;
-}
-
-static void forgive(const struct isa_case *c, struct isa_result *native, const struct isa_result *guest)
-{
-    /* Which of several accesses faults first is not architectural. */
-    if (native->vector >= 0 && guest->vector >= 0 && accesses_several(c->mnemonic)) {
-        native->vector = guest->vector;
-        native->cr2 = guest->cr2;
-        native->error_code = guest->error_code;
-    }
-    /* A hypervisor may report a read-only page as absent before it has looked; the host's kernel has pages of its own. */
-    if (native->vector == VEC_PF && guest->vector == VEC_PF && (native->error_code == 6 || native->cr2 >> 63))
-        native->error_code = (native->error_code & ~1u) | (guest->error_code & 1);
-    /* Addresses that are not canonical are kept with 57 bits. */
-    if (c->mnemonic == ZYDIS_MNEMONIC_FXRSTOR64) {
-        native->state.fpu.fip = guest->state.fpu.fip;
-        native->state.fpu.fdp = guest->state.fpu.fdp;
-    }
-    /* POPA may have loaded some registers when a later one faults. */
-    bool popa = c->mnemonic == ZYDIS_MNEMONIC_POPA || c->mnemonic == ZYDIS_MNEMONIC_POPAD;
-    if (popa && native->vector >= 0)
-        memcpy(native->state.gpr, guest->state.gpr, sizeof native->state.gpr);
-    if (native->vector != VEC_XM || guest->vector != VEC_XM)
-        return;
-    /* PE beside an unmasked overflow or underflow would have to be that of a result with an unbounded exponent. */
-    uint32_t host = native->state.fpu.mxcsr, own = guest->state.fpu.mxcsr;
-    if (host & MXCSR_OE_UE)
-        native->state.fpu.mxcsr = (host & ~MXCSR_PE) | (own & MXCSR_PE);
-    if (is_dot_product(c->mnemonic))
-        native->state.fpu.mxcsr = own;
-}
-
-static unsigned differing(char *text, size_t size, const struct isa_case *c, const struct isa_result *native,
-                          const struct isa_result *guest)
-{
-    const struct vcpu_state *a = &native->state, *b = &guest->state;
-    unsigned n = 0;
-    if (native->vector != guest->vector || native->error_code != guest->error_code ||
-        native->cr2 != guest->cr2) {
-        append(text, size, "  vector %d/%d error %x/%x cr2 %llx/%llx\n", native->vector, guest->vector,
-               native->error_code, guest->error_code, (unsigned long long)native->cr2,
-               (unsigned long long)guest->cr2);
-        n++;
-    }
-    for (unsigned i = 0; i < GPR_COUNT; i++) {
-        if (a->gpr[i] != b->gpr[i]) {
-            append(text, size, "  gpr%u %llx/%llx (was %llx)\n", i, (unsigned long long)a->gpr[i],
-                   (unsigned long long)b->gpr[i], (unsigned long long)c->in.gpr[i]);
-            n++;
-        }
-    }
-    uint64_t flags = RFLAGS_STATUS | RFLAGS_DF;
-    if (a->rip != b->rip || (a->rflags & flags) != (b->rflags & flags)) {
-        append(text, size, "  rip %llx/%llx flags %llx/%llx (was %llx)\n", (unsigned long long)a->rip,
-               (unsigned long long)b->rip, (unsigned long long)(a->rflags & flags),
-               (unsigned long long)(b->rflags & flags), (unsigned long long)(c->in.rflags & flags));
-        n++;
-    }
-    for (unsigned i = 0; i < 16; i++)
-        if (memcmp(a->fpu.ymm[i], b->fpu.ymm[i], 32) != 0) {
-            uint64_t x[4], y[4];
-            memcpy(x, a->fpu.ymm[i], 32);
-            memcpy(y, b->fpu.ymm[i], 32);
-            append(text, size, "  ymm%u %llx %llx %llx %llx/%llx %llx %llx %llx\n", i,
-                   (unsigned long long)x[0], (unsigned long long)x[1], (unsigned long long)x[2],
-                   (unsigned long long)x[3], (unsigned long long)y[0], (unsigned long long)y[1],
-                   (unsigned long long)y[2], (unsigned long long)y[3]);
-            n++;
-        }
-    for (unsigned i = 0; i < 8; i++)
-        if (memcmp(a->fpu.st[i], b->fpu.st[i], 10) != 0) {
-            append(text, size, "  st%u\n", i);
-            n++;
-        }
-    if (a->fpu.fcw != b->fpu.fcw || a->fpu.fsw != b->fpu.fsw || a->fpu.ftw != b->fpu.ftw ||
-        a->fpu.mxcsr != b->fpu.mxcsr) {
-        append(text, size, "  fcw %x/%x fsw %x/%x ftw %x/%x mxcsr %x/%x (was %x %x %x %x)\n", a->fpu.fcw,
-               b->fpu.fcw, a->fpu.fsw, b->fpu.fsw, a->fpu.ftw, b->fpu.ftw, a->fpu.mxcsr, b->fpu.mxcsr,
-               c->in.fpu.fcw, c->in.fpu.fsw, c->in.fpu.ftw, c->in.fpu.mxcsr);
-        n++;
-    }
-    /* AMD's CPUs save the pointers of the frame only with a pending exception. */
-    if ((a->fpu.fsw & 0x80) &&
-        (a->fpu.fip != b->fpu.fip || a->fpu.fdp != b->fpu.fdp || a->fpu.fop != b->fpu.fop)) {
-        append(text, size, "  fip %llx/%llx fdp %llx/%llx fop %x/%x\n", (unsigned long long)a->fpu.fip,
-               (unsigned long long)b->fpu.fip, (unsigned long long)a->fpu.fdp, (unsigned long long)b->fpu.fdp,
-               a->fpu.fop, b->fpu.fop);
-        n++;
-    }
-    return n;
-}
-
-static unsigned compare_memory(char *text, size_t size, struct guest *g)
-{
-    uint8_t *a = native_data(), *b = guest_data(g);
-    if (memcmp(a, b, ISA_DATA_BYTES) == 0)
-        return 0;
-    unsigned shown = 0;
-    for (unsigned i = 0; i < ISA_DATA_BYTES && shown < 8; i++)
-        if (a[i] != b[i]) {
-            append(text, size, "  memory +%x %02x/%02x\n", i, a[i], b[i]);
-            shown++;
-        }
-    memcpy(b, a, ISA_DATA_BYTES);
-    return 1;
-}
-
-static bool is_long_mode(const struct isa_case *c)
-{
-    return c->in.seg[SEG_CS].rights & SEGMENT_L;
-}
-
-static void describe(char *text, size_t size, const struct isa_case *c)
-{
-    ZydisDisassembledInstruction d;
-    bool good = ZYAN_SUCCESS(ZydisDisassembleIntel(is_long_mode(c) ? ZYDIS_MACHINE_MODE_LONG_64
-                                                                   : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
-                                                   c->in.rip, c->bytes, c->length, &d));
-    append(text, size, "%s:", good ? d.text : "(invalid)");
-    for (unsigned i = 0; i < c->length; i++)
-        append(text, size, " %02x", c->bytes[i]);
-    append(text, size, "\n");
-}
-
-static void set_code(const struct isa_case *c, struct guest *g)
+static void poke_code(const struct isa_case *c, struct guest *g, bool present)
 {
     uint8_t *targets[2] = {native_code(), guest_code(g)};
-    size_t at = (size_t)(c->in.rip - ISA_CODE);
+    size_t at = (size_t)(c->in.rip - ISA_CODE), room = ISA_CODE_BYTES - at;
+    size_t length = c->length < room ? c->length : room;
     for (unsigned i = 0; i < 2; i++) {
-        memset(targets[i] + at, INT3, 32);
-        memcpy(targets[i] + at, c->bytes, c->length);
+        if (present)
+            memcpy(targets[i] + at, c->bytes, length);
+        else
+            memset(targets[i] + at, INT3, length);
     }
 }
 
-static void refill_memory(struct isa_random *r, struct guest *g)
+static void poke_data(const struct isa_case *c, struct guest *g)
 {
-    uint8_t *data = native_data();
-    struct vcpu_state ignored = {0};
-    struct isa_case c;
-    for (unsigned i = 0; i < ISA_DATA_BYTES; i += 512) {
-        isa_generate(r, 0, &ignored, &c);
-        memcpy(data + i, c.in.fpu.ymm, 512);
+    for (unsigned i = 0; i < c->pokes; i++) {
+        memcpy(native_data() + c->poke[i].offset, c->poke[i].bytes, c->poke[i].length);
+        memcpy(guest_data(g) + c->poke[i].offset, c->poke[i].bytes, c->poke[i].length);
     }
-    memcpy(guest_data(g), data, ISA_DATA_BYTES);
 }
 
-static void run_case(struct shard *s, struct guest *g, const struct isa_case *c)
+static void refill(struct runner *r)
+{
+    isa_fill_memory(&r->random, native_data(), ISA_DATA_BYTES);
+    memcpy(guest_data(r->guest), native_data(), ISA_DATA_BYTES);
+}
+
+static void report(struct shard *s, const struct isa_case *c, const char *text)
+{
+    s->mismatches++;
+    s->counts.mismatches[c->form < 0 ? ISA_FORMS_MAX : (unsigned)c->form]++;
+    if (s->report_count < REPORTS_MAX && s->failed[c->mnemonic] < 3)
+        snprintf(s->reports[s->report_count++].text, sizeof s->reports[0].text, "%s", text);
+    if (s->failed[c->mnemonic] < 3)
+        s->failed[c->mnemonic]++;
+}
+
+/* Where hardware found an absent page of ours, it would find a supervisor's page just so. */
+static void compare_supervisor(struct runner *r, const struct isa_case *c, struct isa_result *native,
+                               char *text, size_t size)
+{
+    struct isa_result guest;
+    char message[256] = "";
+    size_t length = strlen(text);
+    uint64_t page = (native->cr2 - ISA_DATA) >> 12;
+    if (native->vector != VEC_PF || (page != ISA_DATA_GAP >> 12 && page != ISA_DATA_BYTES >> 12))
+        return;
+    guest_set_supervisor(r->guest, true);
+    bool good = guest_run(r->guest, &c->in, &guest, message, sizeof message);
+    guest_set_supervisor(r->guest, false);
+    r->shard->supervisor_cases++;
+    native->error_code |= 1;
+    if (!good)
+        snprintf(text + length, size - length, "  supervisor: %s\n", message);
+    else
+        isa_forgive(c, native, &guest);
+    if (!good || isa_differences(text, size, c, native, &guest) ||
+        isa_memory_differences(text, size, native_data(), guest_data(r->guest))) {
+        strncat(text, "  (supervisor page)\n", size - strlen(text) - 1);
+        report(r->shard, c, text);
+    }
+}
+
+static void run_case(struct runner *r, const struct isa_case *c)
 {
     struct isa_result native, guest;
+    struct shard *s = r->shard;
     char text[sizeof s->reports[0].text] = "", message[256] = "";
     s->last = *c;
-    set_code(c, g);
-    native_run(&c->in, &native);
+    poke_code(c, r->guest, true);
+    poke_data(c, r->guest);
+    native_run(&c->in, c->length, &native);
     s->cases++;
     s->faults += native.vector >= 0;
     s->undefined += native.vector == VEC_UD;
     s->memory_cases += c->memory;
-    s->mnemonics[c->mnemonic] = 1;
-    note_form(s, c->form);
-    describe(text, sizeof text, c);
-    size_t length = strlen(text);
-    unsigned bad;
-    if (!guest_run(g, &c->in, &guest, message, sizeof message)) {
-        append(text, sizeof text, "  native vector %d; %s\n", native.vector, message);
+    if (c->form >= 0)
+        s->counts.cases[c->form]++;
+    unsigned bad = 0;
+    struct isa_result kept = native;
+    if (!guest_run(r->guest, &c->in, &guest, message, sizeof message)) {
+        isa_describe(text, sizeof text, c);
+        size_t n = strlen(text);
+        snprintf(text + n, sizeof text - n, "  native vector %d; %s\n", native.vector, message);
         s->lacking++;
         bad = 1;
-        compare_memory(text, sizeof text, g);
+        isa_memory_differences(text, sizeof text, native_data(), guest_data(r->guest));
     } else {
-        forgive(c, &native, &guest);
-        bad = differing(text + length, sizeof text - length, c, &native, &guest);
-        bad += compare_memory(text, sizeof text, g);
+        isa_forgive(c, &native, &guest);
+        isa_describe(text, sizeof text, c);
+        bad = isa_differences(text, sizeof text, c, &native, &guest);
+        bad += isa_memory_differences(text, sizeof text, native_data(), guest_data(r->guest));
     }
-    if (!bad)
-        return;
-    s->mismatches++;
-    if (s->report_count < REPORTS_MAX && !s->failed_mnemonics[c->mnemonic])
-        memcpy(s->reports[s->report_count++].text, text, sizeof text);
-    s->failed_mnemonics[c->mnemonic] = 1;
+    if (bad)
+        report(s, c, text);
+    else
+        compare_supervisor(r, c, &kept, text, sizeof text);
+    poke_code(c, r->guest, false);
 }
 
-static void run_shard(unsigned number, bool long_mode)
+/* ---- which cases ---- */
+
+static void run_form(struct runner *r, unsigned form, enum isa_place place)
 {
-    struct shard *s = &shards[number];
-    struct guest *g = guest_create();
-    struct isa_random r = {.s = seed * SHARDS + number};
-    if (!g || !native_init())
-        _exit(1);
-    struct vcpu_state base;
-    guest_base_state(long_mode, &base);
-    for (unsigned opcode = number; opcode < isa_opcode_count(); opcode += SHARDS) {
-        if (opcode % 64 == number)
-            refill_memory(&r, g);
-        for (unsigned i = 0; i < rounds * isa_opcode_weight(opcode); i++) {
+    struct isa_case c;
+    if (isa_generate(&r->random, r->forms, form, place, &r->base, &c))
+        run_case(r, &c);
+}
+
+/* Every form in every place once, then random ones. */
+static void run_forms(struct runner *r, unsigned number)
+{
+    for (unsigned i = number; i < r->forms->count; i += SHARDS) {
+        if (i / SHARDS % 64 == 0)
+            refill(r);
+        unsigned places = r->forms->form[i].memory ? PLACE_COUNT : 3;
+        for (unsigned place = 0; place < places; place++)
+            run_form(r, i, (enum isa_place)place);
+    }
+}
+
+static void run_opcodes(struct runner *r, unsigned number)
+{
+    for (unsigned opcode = number; opcode < ISA_OPCODES; opcode += SHARDS) {
+        struct isa_case c;
+        if (isa_generate_opcode(&r->random, r->forms, opcode, &r->base, &c))
+            run_case(r, &c);
+    }
+}
+
+static void run_regressions(struct runner *r)
+{
+    for (size_t i = 0; i < isa_regression_count; i++) {
+        const struct isa_regression *g = &isa_regressions[i];
+        for (unsigned n = 0; n < REGRESSION_TRIES * PLACE_COUNT && g->long_mode == r->forms->long_mode; n++) {
             struct isa_case c;
-            if (isa_generate(&r, opcode, &base, &c))
-                run_case(s, g, &c);
+            if (isa_generate_bytes(&r->random, r->forms, g->bytes, g->length,
+                                   (enum isa_place)(n % PLACE_COUNT), &r->base, &c))
+                run_case(r, &c);
         }
     }
-    guest_destroy(g);
-    s->finished = true;
+}
+
+static void run_shard(unsigned number, const struct isa_forms *forms)
+{
+    struct runner r = {.shard = &shards[number], .forms = forms};
+    r.random.s = seed * SHARDS + number;
+    alarm((unsigned)(cases_wanted / 1000) + 120);
+    if (!native_init())
+        _exit(1);
+    r.guest = guest_create(native_has_low(), native_has_ldt());
+    if (!r.guest)
+        _exit(1);
+    guest_base_state(forms->long_mode, &r.base);
+    refill(&r);
+    if (number == 0)
+        run_regressions(&r);
+    run_forms(&r, number);
+    run_opcodes(&r, number);
+    while (r.shard->cases < cases_wanted / 2 / SHARDS) {
+        refill(&r);
+        for (unsigned i = 0; i < 64; i++)
+            run_form(&r, isa_below(&r.random, forms->count), PLACE_RANDOM);
+    }
+    guest_destroy(r.guest);
+    r.shard->finished = true;
     _exit(0);
 }
 
@@ -299,61 +232,78 @@ static bool wait_for(unsigned number, pid_t child)
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && s->finished)
         return true;
     char text[1024] = "";
-    describe(text, sizeof text, &s->last);
+    isa_describe(text, sizeof text, &s->last);
     printf("child %u ended with status %x after case %llu: %s", number, (unsigned)status,
            (unsigned long long)s->cases, text);
     return false;
 }
 
-static void print_summary(void)
+static double seconds_since(const struct timespec *from)
 {
-    uint64_t cases = 0, faults = 0, undefined = 0, memory = 0, mismatches = 0;
-    unsigned mnemonics = 0, forms = 0;
-    struct shard *all = calloc(1, sizeof *all);
-    assert_non_null(all);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - from->tv_sec) + (double)(now.tv_nsec - from->tv_nsec) * 1e-9;
+}
+
+static uint64_t sum(size_t offset)
+{
+    uint64_t total = 0, value;
     for (unsigned i = 0; i < SHARDS; i++) {
-        cases += shards[i].cases;
-        faults += shards[i].faults;
-        undefined += shards[i].undefined;
-        memory += shards[i].memory_cases;
-        mismatches += shards[i].mismatches;
-        for (unsigned k = 0; k < FORMS_MAX; k++)
-            if (shards[i].forms[k])
-                note_form(all, shards[i].forms[k]);
-        for (unsigned k = 1; k <= ZYDIS_MNEMONIC_MAX_VALUE; k++)
-            all->mnemonics[k] |= shards[i].mnemonics[k];
+        memcpy(&value, (const char *)&shards[i] + offset, 8);
+        total += value;
+    }
+    return total;
+}
+
+#define SUM(field) ((unsigned long long)sum(offsetof(struct shard, field)))
+
+static void print_summary(const struct isa_table *t, double seconds)
+{
+    struct isa_totals totals = isa_table_totals(t);
+    for (unsigned i = 0; i < SHARDS; i++)
         for (unsigned k = 0; k < shards[i].report_count; k++)
             printf("%s", shards[i].reports[k].text);
-    }
-    for (unsigned k = 1; k <= ZYDIS_MNEMONIC_MAX_VALUE; k++)
-        mnemonics += all->mnemonics[k];
-    forms = all->form_count;
-    free(all);
-    printf("%llu cases (%llu with a memory operand, %llu faults, %llu of them #UD), %u mnemonics, %u forms, "
-           "%llu mismatches\n",
-           (unsigned long long)cases, (unsigned long long)memory, (unsigned long long)faults,
-           (unsigned long long)undefined, mnemonics, forms, (unsigned long long)mismatches);
+    printf("%llu cases (%llu with a memory operand, %llu faults, %llu of them #UD, %llu again with "
+           "supervisor pages), "
+           "%.0f cases/s, %llu mismatches\n",
+           SUM(cases), SUM(memory_cases), SUM(faults), SUM(undefined), SUM(supervisor_cases),
+           (double)SUM(cases) / seconds, SUM(mismatches));
+    printf("%u of %u forms of %u mnemonics compared (%.2f %%), %u of the others are compared elsewhere\n",
+           totals.compared, totals.forms, totals.mnemonics, 100.0 * totals.compared / totals.forms,
+           totals.elsewhere);
 }
 
 static void compare_with_host(bool long_mode)
 {
     pid_t children[SHARDS];
     bool good = true;
-    shards = mmap(NULL, SHARDS * sizeof *shards, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct timespec start;
+    struct isa_table *table = &tables[!long_mode];
+    size_t bytes = SHARDS * sizeof *shards;
+    table->forms = isa_forms_create(long_mode);
+    assert_non_null(table->forms);
+    shards = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(shards != MAP_FAILED);
     fflush(NULL);
+    clock_gettime(CLOCK_MONOTONIC, &start);
     for (unsigned i = 0; i < SHARDS; i++) {
         children[i] = fork();
         if (children[i] == 0)
-            run_shard(i, long_mode);
+            run_shard(i, table->forms);
     }
     for (unsigned i = 0; i < SHARDS; i++)
         good = wait_for(i, children[i]) && good;
-    print_summary();
     for (unsigned i = 0; i < SHARDS; i++)
-        good = good && shards[i].mismatches == 0 && shards[i].cases > 500 * rounds;
-    munmap(shards, SHARDS * sizeof *shards);
+        isa_table_add(table, &shards[i].counts);
+    if (!print_coverage)
+        print_summary(table, seconds_since(&start));
+    good = good && SUM(mismatches) == 0;
+    munmap(shards, bytes);
+    struct isa_totals totals = isa_table_totals(table);
+    if (totals.missing)
+        isa_print_missing(table);
     assert_true(good);
+    assert_int_equal(totals.missing, 0);
 }
 
 static void every_64bit_instruction_does_what_the_host_does(void **state)
@@ -368,14 +318,24 @@ static void every_32bit_instruction_does_what_the_host_does(void **state)
     compare_with_host(false);
 }
 
-/* test_isa_host [rounds [seed]] */
+/* test_isa_host [--coverage] [cases [seed]] */
 int main(int argc, char **argv)
 {
-    if (argc > 1)
-        rounds = (unsigned)strtoul(argv[1], NULL, 0);
-    if (argc > 2)
-        seed = strtoull(argv[2], NULL, 0);
+    int at = 1;
+    if (at < argc && strcmp(argv[at], "--coverage") == 0) {
+        print_coverage = true;
+        at++;
+    }
+    if (at < argc)
+        cases_wanted = strtoull(argv[at++], NULL, 0);
+    if (at < argc)
+        seed = strtoull(argv[at], NULL, 0);
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_64bit_instruction_does_what_the_host_does),
                                        cmocka_unit_test(every_32bit_instruction_does_what_the_host_does)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (print_coverage && !failed)
+        isa_print_coverage(tables);
+    isa_forms_destroy(tables[0].forms);
+    isa_forms_destroy(tables[1].forms);
+    return failed;
 }
