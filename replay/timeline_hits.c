@@ -141,8 +141,10 @@ static int join(struct timeline_hits *h, const struct timeline_hits *first,
     int status = make_room(&joined, n + second->count, err);
     if (status < 0)
         return status;
-    memcpy(joined.list, first->list, n * sizeof(*joined.list));
-    memcpy(joined.list + n, second->list, second->count * sizeof(*joined.list));
+    if (n)
+        memcpy(joined.list, first->list, n * sizeof(*joined.list));
+    if (second->count)
+        memcpy(joined.list + n, second->list, second->count * sizeof(*joined.list));
     joined.count = n + second->count;
     free(h->list);
     *h = joined;

@@ -123,6 +123,8 @@ static void make_trace(position_t hits[HITS])
         }
         e.position += c.shift;
         must(trace_writer_event(c.writer, &e, &err), &err);
+        if (trace_writer_event_count(c.writer) % 300 == 0) /* many small chunks */
+            must(trace_writer_flush(c.writer, &err), &err);
     }
     assert_int_equal(c.shift, 6);
     must(trace_writer_finish(c.writer, &err), &err);
@@ -182,6 +184,55 @@ static void device_writes_are_hits(void **state)
     timeline_close(t);
 }
 
+struct seen {
+    enum event_type type;
+    position_t position;
+    uint64_t value;
+};
+
+static void check_next(struct trace_cursor *c, const struct seen *expected)
+{
+    static struct error err;
+    struct event e;
+    int n = trace_cursor_next(c, &e, &err);
+    must(n, &err);
+    assert_int_equal(n, expected ? 1 : 0);
+    if (!expected)
+        return;
+    assert_int_equal(e.type, expected->type);
+    assert_true(e.position == expected->position);
+    assert_true(e.value == expected->value);
+}
+
+/* A cursor gives the same events wherever it has been before. */
+static void a_cursor_can_be_moved(void **state)
+{
+    (void)state;
+    static struct error err;
+    static struct seen all[4096];
+    struct trace_reader *reader;
+    struct trace_cursor *c;
+    struct event e;
+    uint64_t count = 0, seed = 9;
+    must(trace_reader_open(&reader, dma_path, &err), &err);
+    must(trace_cursor_open(&c, reader, 0, &err), &err);
+    while (trace_cursor_next(c, &e, &err) == 1) {
+        assert_true(count < ARRAY_LEN(all));
+        all[count++] = (struct seen){e.type, e.position, e.value};
+    }
+    assert_true(count > 600);
+    for (unsigned i = 0; i < 3000; i++) {
+        uint64_t to = i % 50 == 0 ? count : random_next(&seed) % count;
+        must(trace_cursor_seek(c, to, &err), &err);
+        assert_true(trace_cursor_index(c) == to);
+        for (uint64_t n = random_next(&seed) % 4 * 110 + 1; n > 0 && to <= count; n--, to++)
+            check_next(c, to < count ? &all[to] : NULL);
+    }
+    assert_int_equal(trace_cursor_seek(c, count + 1, &err), -34 /* ERANGE */);
+    trace_cursor_close(c);
+    trace_reader_close(reader);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -189,7 +240,8 @@ int main(int argc, char **argv)
     guest_path = argv[1];
     snprintf(trace_path, sizeof(trace_path), "/tmp/test_dma.%d.dvm", (int)getpid());
     snprintf(dma_path, sizeof(dma_path), "/tmp/test_dma.%d.with.dvm", (int)getpid());
-    const struct CMUnitTest tests[] = {cmocka_unit_test(device_writes_are_hits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(device_writes_are_hits),
+                                       cmocka_unit_test(a_cursor_can_be_moved)};
     int failed = cmocka_run_group_tests_name("device writes", tests, NULL, NULL);
     unlink(trace_path);
     unlink(dma_path);

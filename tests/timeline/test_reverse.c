@@ -59,12 +59,6 @@ static void through_a_scheduler(void **state)
     step_back_through("preempt", "preemptions=8 rate=10000", 100000);
 }
 
-static void through_page_faults(void **state)
-{
-    (void)state;
-    step_back_through("paging", "", 100000);
-}
-
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -73,7 +67,6 @@ int main(int argc, char **argv)
     snprintf(trace_path, sizeof(trace_path), "/tmp/test_reverse.%d.dvm", (int)getpid());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(through_a_scheduler),
-        cmocka_unit_test(through_page_faults),
     };
     int failed = cmocka_run_group_tests_name("stepping back", tests, NULL, NULL);
     unlink(trace_path);
