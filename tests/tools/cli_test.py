@@ -570,11 +570,12 @@ class Recording(Case):
 
     def test_a_reader_that_does_not_read_does_not_hold_up_the_end(self):
         guest = os.path.join(os.path.dirname(EXAMPLES), "tests", "hostile")
-        for stop in ("--timeout=1", "--timeout=50"):
+        for stop in ("--timeout=2", "--timeout=50"):
             process = subprocess.Popen([DEJAVM, "record", "--force", "--engine=emu", "--no-seal", stop, "--append", "mode=flood",
                                         "-o", self.path("a.dvm"), guest],
                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             self.addCleanup(process.kill)
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
             time.sleep(1)
             if stop == "--timeout=50":
                 process.send_signal(signal.SIGINT)
