@@ -1,6 +1,4 @@
 /* Exceptions and interrupts: raising, delivery through IVT and IDT, double and triple fault (SDM 3, chapter 6). */
-#include <errno.h>
-
 #include "core/x86/protect.h"
 
 enum step raise_exception(struct emu *e, unsigned vector)
@@ -19,13 +17,6 @@ enum step raise_page_fault(struct emu *e, gva_t address, uint32_t code)
 {
     e->fault = (struct fault){.vector = VEC_PF, .has_error_code = true, .error_code = code, .cr2 = address};
     return STEP_FAULT;
-}
-
-enum step not_supported(struct emu *e, const char *what)
-{
-    error_set(&e->error, -ENOTSUP, "%s at CS:RIP %#x:%#llx: the emulator does not support this yet", what,
-              e->cpu.seg[SEG_CS].selector, (unsigned long long)e->cpu.rip);
-    return STEP_STOP;
 }
 
 /* What is being delivered. */
@@ -90,8 +81,6 @@ static enum step gate_read(struct emu *e, const struct event *v, struct gate *ou
         return gate_fault(e, v, VEC_GP);
     if (!out->present)
         return gate_fault(e, v, VEC_NP);
-    if (out->type == DESCRIPTOR_TASK_GATE)
-        return not_supported(e, "an interrupt through a task gate (hardware task switch)");
     if (out->type == DESCRIPTOR_INT16 || out->type == DESCRIPTOR_TRAP16)
         out->offset &= 0xffff;
     return STEP_NEXT;
@@ -109,6 +98,9 @@ static enum step handler_code(struct emu *e, const struct gate *g, struct handle
     bool long_ok =
         !vcpu_in_long_mode(&e->cpu) || (descriptor_is_long_code(&h->cs) && !descriptor_is_big(&h->cs));
     if (!descriptor_is_code(&h->cs) || descriptor_dpl(&h->cs) > cpl || !long_ok)
+        return raise_exception_code(e, VEC_GP, selector_error(g->selector));
+    bool v86 = e->cpu.rflags & RFLAGS_VM; /* is only left for level 0 */
+    if (v86 && (descriptor_is_conforming(&h->cs) || descriptor_dpl(&h->cs) != 0))
         return raise_exception_code(e, VEC_GP, selector_error(g->selector));
     if (!descriptor_present(&h->cs))
         return raise_exception_code(e, VEC_NP, selector_error(g->selector));
@@ -177,6 +169,9 @@ static void delivered(struct emu *e, const struct event *v)
     tlb_select(e);
 }
 
+/* The data segments of virtual-8086 mode are saved on the stack (SDM 3, 21.3.1.1), in this order. */
+static const uint8_t v86_pushes[] = {SEG_GS, SEG_FS, SEG_DS, SEG_ES};
+
 static void enter_handler(struct emu *e, const struct event *v, const struct gate *g, const struct handler *h,
                           const struct frame *f)
 {
@@ -187,6 +182,9 @@ static void enter_handler(struct emu *e, const struct event *v, const struct gat
     if (h->inner)
         s->seg[SEG_SS] =
             f->long_mode ? segment_null(h->ss_selector, h->cpl) : segment_of(&h->ss, h->ss_selector);
+    if (s->rflags & RFLAGS_VM)
+        for (unsigned i = 0; i < ARRAY_LEN(v86_pushes); i++)
+            s->seg[v86_pushes[i]] = segment_null(0, 0);
     s->rip = g->offset;
     s->rflags &= ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
     if (!(g->type & 1))
@@ -194,14 +192,31 @@ static void enter_handler(struct emu *e, const struct event *v, const struct gat
     delivered(e, v);
 }
 
+/* Through a task gate: the error code goes onto the new task's stack, as wide as its TSS (SDM 3, 6.12.2). */
+static enum step deliver_to_task(struct emu *e, const struct event *v, uint16_t selector)
+{
+    enum step step = task_switch(e, selector, TASK_EVENT, v->return_rip, pushed_flags(e, v));
+    if (step == STEP_JUMP && v->has_error_code) {
+        step = stack_push(e, v->error_code, e->cpu.tr.rights & 8 ? 4 : 2);
+        step = step == STEP_NEXT ? STEP_JUMP : step;
+    }
+    if (step != STEP_JUMP)
+        return step;
+    delivered(e, v);
+    return STEP_NEXT;
+}
+
 static enum step deliver_protected(struct emu *e, const struct event *v)
 {
     struct gate g = {0};
     struct handler h = {0};
     struct frame f = {0};
-    if (e->cpu.rflags & RFLAGS_VM)
-        return not_supported(e, "an event in virtual-8086 mode");
+    bool v86 = e->cpu.rflags & RFLAGS_VM;
+    if (v86 && v->class == EVENT_SOFTWARE_INT && (e->cpu.rflags & RFLAGS_IOPL) != RFLAGS_IOPL)
+        return raise_exception_code(e, VEC_GP, 0);
     enum step step = gate_read(e, v, &g);
+    if (step == STEP_NEXT && g.type == DESCRIPTOR_TASK_GATE)
+        return deliver_to_task(e, v, g.selector);
     if (step == STEP_NEXT)
         step = handler_code(e, &g, &h);
     if (step == STEP_NEXT)
@@ -210,6 +225,8 @@ static enum step deliver_protected(struct emu *e, const struct event *v)
         return step;
 
     f.width = f.long_mode ? 8 : (g.type & 8) ? 4 : 2;
+    for (unsigned i = 0; v86 && i < ARRAY_LEN(v86_pushes); i++)
+        frame_push(&f, e->cpu.seg[v86_pushes[i]].selector);
     if (h.inner || f.long_mode) {
         frame_push(&f, e->cpu.seg[SEG_SS].selector);
         frame_push(&f, e->cpu.gpr[GPR_RSP]);

@@ -85,22 +85,27 @@ struct call_gate {
     unsigned width;      /* of what is pushed */
 };
 
-static enum step gate_read(struct emu *e, uint16_t selector, const struct descriptor *d,
-                           struct call_gate *out)
+static enum step gate_permitted(struct emu *e, uint16_t selector, const struct descriptor *d)
 {
-    bool long_mode = vcpu_in_long_mode(&e->cpu);
-    unsigned type = descriptor_type(d);
-    bool task = type == DESCRIPTOR_TASK_GATE || type == DESCRIPTOR_TSS || type == DESCRIPTOR_TSS16;
-    bool gate = type == DESCRIPTOR_CALL || (!long_mode && type == DESCRIPTOR_CALL16);
-    if (!gate && (long_mode || !task))
-        return raise_exception_code(e, VEC_GP, selector_error(selector));
     unsigned dpl = descriptor_dpl(d);
     if (dpl < vcpu_cpl(&e->cpu) || dpl < selector_rpl(selector))
         return raise_exception_code(e, VEC_GP, selector_error(selector));
     if (!descriptor_present(d))
         return raise_exception_code(e, VEC_NP, selector_error(selector));
+    return STEP_NEXT;
+}
+
+static enum step gate_read(struct emu *e, uint16_t selector, const struct descriptor *d,
+                           struct call_gate *out)
+{
+    bool long_mode = vcpu_in_long_mode(&e->cpu);
+    unsigned type = descriptor_type(d);
+    bool gate = type == DESCRIPTOR_CALL || (!long_mode && type == DESCRIPTOR_CALL16);
     if (!gate)
-        return not_supported(e, "a far transfer to a task (hardware task switch)");
+        return raise_exception_code(e, VEC_GP, selector_error(selector));
+    enum step step = gate_permitted(e, selector, d);
+    if (step != STEP_NEXT)
+        return step;
     *out = (struct call_gate){
         .selector = (uint16_t)(d->low >> 16),
         .offset = (d->low & 0xffff) | (d->high & 0xffff0000),
@@ -112,7 +117,7 @@ static enum step gate_read(struct emu *e, uint16_t selector, const struct descri
     if (!long_mode)
         return STEP_NEXT;
     uint32_t upper[2];
-    enum step step = descriptor_read_upper(e, selector, d, upper);
+    step = descriptor_read_upper(e, selector, d, upper);
     if (step == STEP_NEXT && (upper[1] & 0x1f00)) /* the upper half's type must be 0 */
         return raise_exception_code(e, VEC_GP, selector_error(selector));
     out->offset |= (uint64_t)upper[0] << 32;
@@ -232,6 +237,33 @@ static enum step far_through_gate(struct emu *e, uint16_t selector, const struct
     return STEP_JUMP;
 }
 
+/* The code that is called decides how wide the stack pointer is. */
+static void use_stack_of(struct frame *f, const struct emu *e, bool long_code)
+{
+    unsigned bytes = long_code ? 8 : e->cpu.seg[SEG_SS].rights & SEGMENT_DB ? 4 : 2;
+    f->long_mode = long_code;
+    f->sp_mask = truncate_to(~(uint64_t)0, bytes);
+    f->sp = e->cpu.gpr[GPR_RSP] & f->sp_mask;
+}
+
+/* A TSS, or a task gate that names one. */
+static enum step far_to_task(struct emu *e, uint16_t selector, const struct descriptor *d, bool call)
+{
+    bool gate = descriptor_type(d) == DESCRIPTOR_TASK_GATE;
+    enum step step = gate_permitted(e, selector, d);
+    if (step != STEP_NEXT)
+        return step;
+    return task_switch(e, gate ? (uint16_t)(d->low >> 16) : selector, call ? TASK_CALL : TASK_JUMP,
+                       e->next_rip, e->cpu.rflags);
+}
+
+static bool names_task(const struct emu *e, const struct descriptor *d)
+{
+    unsigned type = descriptor_type(d);
+    return !vcpu_in_long_mode(&e->cpu) &&
+           (type == DESCRIPTOR_TASK_GATE || type == DESCRIPTOR_TSS || type == DESCRIPTOR_TSS16);
+}
+
 static enum step far_transfer(struct emu *e, uint16_t selector, uint64_t offset, unsigned width, bool call)
 {
     if (!protected_mode(e))
@@ -243,22 +275,24 @@ static enum step far_transfer(struct emu *e, uint16_t selector, uint64_t offset,
     if (step != STEP_NEXT)
         return step;
     if (!descriptor_is_segment(&d))
-        return far_through_gate(e, selector, &d, call);
+        return names_task(e, &d) ? far_to_task(e, selector, &d, call)
+                                 : far_through_gate(e, selector, &d, call);
     step = code_descriptor(e, selector, false, &d);
     if (step == STEP_NEXT)
         step = code_offset_check(e, &d, offset);
     if (step != STEP_NEXT)
         return step;
     struct frame f = current_stack(e, width);
+    if (call && vcpu_in_long_mode(&e->cpu))
+        use_stack_of(&f, e, descriptor_is_long_code(&d));
     if (call) {
         frame_push(&f, e->cpu.seg[SEG_CS].selector);
         frame_push(&f, e->next_rip);
-        step = frame_check(e, &f);
+        /* Two pushes: CS stays written when the second one faults. */
+        step = frame_write(e, &f);
     }
     if (step == STEP_NEXT)
         step = descriptor_set_accessed(e, &d);
-    if (step == STEP_NEXT && call)
-        step = frame_write(e, &f);
     if (step != STEP_NEXT)
         return step;
     if (call)
@@ -273,20 +307,13 @@ static enum step op_far_direct(struct emu *e, const struct plan *p)
                         p->mnemonic == ZYDIS_MNEMONIC_CALL);
 }
 
-/* m16:16, m16:32, m16:64: the offset first, the selector after it. */
 static enum step op_far_memory(struct emu *e, const struct plan *p)
 {
-    uint8_t raw[10] = {0};
-    uint64_t offset = 0;
-    uint16_t selector = 0;
-    gva_t linear;
-    enum step step = plan_linear(e, p, p->op_size + 2u, ACCESS_READ, &linear);
-    if (step == STEP_NEXT)
-        step = mem_read(e, linear, raw, p->op_size + 2u);
+    uint64_t offset;
+    uint16_t selector;
+    enum step step = plan_far_pointer(e, p, &offset, &selector);
     if (step != STEP_NEXT)
         return step;
-    memcpy(&offset, raw, p->op_size);
-    memcpy(&selector, raw + p->op_size, 2);
     return far_transfer(e, selector, offset, p->op_size, p->mnemonic == ZYDIS_MNEMONIC_CALL);
 }
 
@@ -298,6 +325,9 @@ static bool setup_far(struct plan *p, const ZydisDecodedInstruction *insn,
     (void)insn;
     if (p->reg_is_memory & 1)
         p->fn = op_far_memory;
+    /* AMD's CPUs have no m16:64. */
+    if (p->op_size == 8)
+        p->op_size = 4;
     return p->code_size != 8 || (p->reg_is_memory & 1); /* 9A and EA do not exist in 64-bit mode */
 }
 

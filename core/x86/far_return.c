@@ -10,7 +10,10 @@ struct far_return {
     unsigned release; /* RET n: bytes of parameters */
 };
 
-/* Reads values of the stack without moving RSP. */
+/*
+ * Reads values of the stack without moving RSP. Faults come in the order in which AMD's CPUs read a frame: the flags or, without
+ * them, CS first.
+ */
 struct stack_reader {
     uint64_t sp;
     unsigned width; /* of the stack pointer */
@@ -23,23 +26,34 @@ static struct stack_reader reader_here(const struct emu *e, unsigned size)
     return (struct stack_reader){.sp = truncate_to(e->cpu.gpr[GPR_RSP], width), .width = width, .size = size};
 }
 
-static enum step stack_next(struct emu *e, struct stack_reader *r, uint64_t *value)
+static uint64_t slot(const struct stack_reader *r, unsigned index)
+{
+    return truncate_to(r->sp + (uint64_t)index * r->size, r->width);
+}
+
+static enum step read_slot(struct emu *e, const struct stack_reader *r, unsigned index, uint64_t *value)
 {
     gva_t linear;
     *value = 0;
-    enum step step = segment_linear(e, SEG_SS, r->sp, r->size, ACCESS_READ, &linear);
-    if (step == STEP_NEXT)
-        step = mem_read(e, linear, value, r->size);
-    r->sp = truncate_to(r->sp + r->size, r->width);
+    enum step step = segment_linear(e, SEG_SS, slot(r, index), r->size, ACCESS_READ, &linear);
+    return step == STEP_NEXT ? mem_read(e, linear, value, r->size) : step;
+}
+
+static enum step read_selector(struct emu *e, const struct stack_reader *r, unsigned index,
+                               uint16_t *selector)
+{
+    uint64_t value;
+    enum step step = read_slot(e, r, index, &value);
+    *selector = (uint16_t)value;
     return step;
 }
 
-static enum step stack_next_selector(struct emu *e, struct stack_reader *r, uint16_t *selector)
+/* SS:RSP, from slot index on. */
+static enum step read_stack_pointer(struct emu *e, const struct stack_reader *r, unsigned index,
+                                    struct far_return *out)
 {
-    uint64_t value;
-    enum step step = stack_next(e, r, &value);
-    *selector = (uint16_t)value;
-    return step;
+    enum step step = read_selector(e, r, index + 1, &out->ss);
+    return step == STEP_NEXT ? read_slot(e, r, index, &out->rsp) : step;
 }
 
 /* ES, DS, FS, GS after a return to an outer level: null where the new CPL may not use them. */
@@ -83,9 +97,9 @@ static enum step return_to(struct emu *e, const struct far_return *r, const stru
     unsigned cpl = selector_rpl(r->cs);
     bool outer = cpl > vcpu_cpl(s);
 
-    enum step step = r->has_stack ? return_stack(e, r, &cs, &ss, &stack) : STEP_NEXT;
-    if (step == STEP_NEXT)
-        step = code_offset_check(e, &cs, r->rip);
+    enum step step = code_offset_check(e, &cs, r->rip);
+    if (step == STEP_NEXT && r->has_stack)
+        step = return_stack(e, r, &cs, &ss, &stack);
     if (step == STEP_NEXT)
         step = descriptor_set_accessed(e, &cs);
     if (step != STEP_NEXT)
@@ -133,26 +147,26 @@ enum step op_ret_far(struct emu *e, const struct plan *p)
     struct stack_reader reader = reader_here(e, p->op_size);
     struct far_return r = {.release = p->imm & 0xffff};
     struct descriptor cs = {0};
-    enum step step = stack_next(e, &reader, &r.rip);
+    enum step step = read_selector(e, &reader, 1, &r.cs);
     if (step == STEP_NEXT)
-        step = stack_next_selector(e, &reader, &r.cs);
+        step = read_slot(e, &reader, 0, &r.rip);
     if (step != STEP_NEXT)
         return step;
-    r.sp_left = reader.sp;
+    r.sp_left = slot(&reader, 2);
     if (!protected_mode(e)) {
         step = return_real(e, r.cs, r.rip);
         if (step == STEP_JUMP)
             gpr_write(e, GPR_RSP, reader.width, truncate_to(r.sp_left + r.release, reader.width));
         return step;
     }
-    step = check_return_cs(e, r.cs, &cs);
-    if (step == STEP_NEXT && selector_rpl(r.cs) > vcpu_cpl(&e->cpu)) {
+    /* Read before CS is checked. */
+    if (selector_rpl(r.cs) != vcpu_cpl(&e->cpu)) {
         r.has_stack = true;
         reader.sp = truncate_to(reader.sp + r.release, reader.width);
-        step = stack_next(e, &reader, &r.rsp);
-        if (step == STEP_NEXT)
-            step = stack_next_selector(e, &reader, &r.ss);
+        step = read_stack_pointer(e, &reader, 2, &r);
     }
+    if (step == STEP_NEXT)
+        step = check_return_cs(e, r.cs, &cs);
     return step == STEP_NEXT ? return_to(e, &r, &cs) : step;
 }
 
@@ -175,9 +189,49 @@ static enum step iret_real(struct emu *e, const struct far_return *r, unsigned o
         return step;
     gpr_write(e, GPR_RSP, width, r->sp_left);
     uint64_t mask = iret_flags_mask(e, op_size) & ~(RFLAGS_VIF | RFLAGS_VIP);
+    if (e->cpu.rflags & RFLAGS_VM) /* at CPL 3 in fact */
+        mask &= ~RFLAGS_IOPL;
     set_rflags(e, r->rflags, mask);
     e->cpu.nmi_blocked = 0;
     return step;
+}
+
+/* IRET with NT: to the task that the back link of this one names (SDM 3, 8.4). */
+static enum step return_to_task(struct emu *e)
+{
+    uint16_t link = 0;
+    gva_t linear = (uint32_t)e->cpu.tr.base;
+    enum step step = mem_read_system(e, linear, &link, sizeof(link));
+    if (step == STEP_NEXT)
+        step = task_switch(e, link, TASK_RETURN, e->next_rip, e->cpu.rflags);
+    if (step == STEP_JUMP)
+        e->cpu.nmi_blocked = 0;
+    return step;
+}
+
+/* From CPL 0 to virtual-8086 mode: ESP, SS, ES, DS, FS and GS follow (SDM 3, 21.2.5). */
+static enum step return_to_v86(struct emu *e, const struct far_return *r, const struct stack_reader *reader)
+{
+    static const uint8_t order[] = {SEG_SS, SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+    struct vcpu_state *s = &e->cpu;
+    uint16_t selector[ARRAY_LEN(order)];
+    uint64_t rsp;
+    enum step step = read_slot(e, reader, 3, &rsp);
+    for (unsigned i = 0; i < ARRAY_LEN(order) && step == STEP_NEXT; i++)
+        step = read_selector(e, reader, 4 + i, &selector[i]);
+    if (step == STEP_NEXT && r->rip > 0xffff)
+        step = raise_exception_code(e, VEC_GP, 0);
+    if (step != STEP_NEXT)
+        return step;
+    set_rflags(e, r->rflags, iret_flags_mask(e, 4) | RFLAGS_VM);
+    v86_load_segment(e, SEG_CS, r->cs);
+    for (unsigned i = 0; i < ARRAY_LEN(order); i++)
+        v86_load_segment(e, order[i], selector[i]);
+    s->gpr[GPR_RSP] = rsp;
+    s->rip = r->rip;
+    s->nmi_blocked = 0;
+    tlb_select(e);
+    return STEP_JUMP;
 }
 
 enum step op_iret(struct emu *e, const struct plan *p)
@@ -186,33 +240,33 @@ enum step op_iret(struct emu *e, const struct plan *p)
     struct stack_reader reader = reader_here(e, p->op_size);
     struct far_return r = {0};
     struct descriptor cs = {0};
-    if (s->rflags & RFLAGS_VM)
-        return not_supported(e, "IRET in virtual-8086 mode");
+    if ((s->rflags & RFLAGS_VM) && (s->rflags & RFLAGS_IOPL) != RFLAGS_IOPL)
+        return raise_exception_code(e, VEC_GP, 0);
     if (protected_mode(e) && (s->rflags & RFLAGS_NT)) {
         if (vcpu_in_long_mode(s))
             return raise_exception_code(e, VEC_GP, 0);
-        return not_supported(e, "IRET with NT set (hardware task switch)");
+        return return_to_task(e);
     }
-    enum step step = stack_next(e, &reader, &r.rip);
+    enum step step = read_slot(e, &reader, 2, &r.rflags);
     if (step == STEP_NEXT)
-        step = stack_next_selector(e, &reader, &r.cs);
+        step = read_selector(e, &reader, 1, &r.cs);
     if (step == STEP_NEXT)
-        step = stack_next(e, &reader, &r.rflags);
+        step = read_slot(e, &reader, 0, &r.rip);
+    if (step == STEP_NEXT && vcpu_in_64bit_code(s))
+        step = read_stack_pointer(e, &reader, 3, &r);
     if (step != STEP_NEXT)
         return step;
-    r.sp_left = reader.sp;
+    r.sp_left = slot(&reader, 3);
     if (!protected_mode(e))
         return iret_real(e, &r, p->op_size, reader.width);
     if (!vcpu_in_long_mode(s) && (r.rflags & RFLAGS_VM) && p->op_size == 4 && vcpu_cpl(s) == 0)
-        return not_supported(e, "IRET to virtual-8086 mode");
+        return return_to_v86(e, &r, &reader);
 
-    step = check_return_cs(e, r.cs, &cs);
-    r.has_stack = vcpu_in_64bit_code(s) || selector_rpl(r.cs) > vcpu_cpl(s);
-    if (step == STEP_NEXT && r.has_stack) {
-        step = stack_next(e, &reader, &r.rsp);
-        if (step == STEP_NEXT)
-            step = stack_next_selector(e, &reader, &r.ss);
-    }
+    r.has_stack = vcpu_in_64bit_code(s) || selector_rpl(r.cs) != vcpu_cpl(s);
+    if (r.has_stack && !vcpu_in_64bit_code(s))
+        step = read_stack_pointer(e, &reader, 3, &r);
+    if (step == STEP_NEXT)
+        step = check_return_cs(e, r.cs, &cs);
     uint64_t mask = iret_flags_mask(e, p->op_size);
     if (step == STEP_NEXT)
         step = return_to(e, &r, &cs);

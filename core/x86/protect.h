@@ -241,11 +241,6 @@ enum step op_sysret(struct emu *e, const struct plan *p);
 enum step op_sysenter(struct emu *e, const struct plan *p);
 enum step op_sysexit(struct emu *e, const struct plan *p);
 
-/* ---- exception.c ---- */
-
-/* Ends the run with an error that names what is missing. */
-enum step not_supported(struct emu *e, const char *what);
-
 /* ---- far.c ---- */
 
 /*
@@ -255,6 +250,19 @@ enum step not_supported(struct emu *e, const char *what);
 enum step code_descriptor(struct emu *e, uint16_t selector, bool is_return, struct descriptor *out);
 /* The offset lies in the code segment, or is canonical where that is 64-bit code: #GP(0). */
 enum step code_offset_check(struct emu *e, const struct descriptor *d, uint64_t offset);
+
+/* ---- task.c ---- */
+
+enum task_cause { TASK_JUMP, TASK_CALL, TASK_RETURN /* IRET with NT */, TASK_EVENT };
+
+/*
+ * Switches to the task of a TSS selector (SDM 3, 8.3), outside long mode; privilege was checked. rip and flags: what the
+ * outgoing task goes on with. STEP_JUMP; or STEP_FAULT, before the switch with the state unchanged, or after it with the
+ * fault being the incoming task's: RIP is its own then.
+ */
+enum step task_switch(struct emu *e, uint16_t selector, enum task_cause cause, uint64_t rip, uint64_t flags);
+/* A segment register as virtual-8086 mode has it (SDM 3, 21.2.1). */
+void v86_load_segment(struct emu *e, unsigned seg, uint16_t selector);
 
 /* ---- msr.c ---- */
 

@@ -5,17 +5,19 @@
  * ring 3 natively with another kernel around it). Hardware KVM is expected to do all of these as the SDM says; a case that
  * does is reported as such, and is no failure.
  */
-#define DELIVERY "KVM's software delivery makes every fault of it a double fault, and none of a second one"
-#define STACKED  "KVM's software delivery does not fault on its stack"
-#define NATIVE   "at CPL 3 what changes the level is #UD, save INT3"
-#define IRET     "KVM's instruction emulator does IRET without all of its checks"
-#define SIZES    "KVM's instruction emulator does not know this operand size of IRET in long mode"
-#define EMULATED "KVM's instruction emulator does not do it this way"
-#define TRAPS    "KVM's instruction emulator has no data breakpoints and its own idea of TF"
-#define WINDOW   "KVM looks for interrupts only when it leaves its instruction emulator"
-#define CROSSING "KVM's instruction emulator writes the first page before it looks at the second"
-#define PAGING   "this KVM has no paging outside of long mode"
-#define AC       "KVM clears AC on the way to the handler, and the host decides about CR0.AM"
+#define DELIVERY  "KVM's software delivery makes every fault of it a double fault, and none of a second one"
+#define STACKED   "KVM's software delivery does not fault on its stack"
+#define NATIVE    "at CPL 3 what changes the level is #UD, save INT3"
+#define IRET      "KVM's instruction emulator does IRET without all of its checks"
+#define SIZES     "KVM's instruction emulator does not know this operand size of IRET in long mode"
+#define EMULATED  "KVM's instruction emulator does not do it this way"
+#define TRAPS     "KVM's instruction emulator has no data breakpoints and its own idea of TF"
+#define WINDOW    "KVM looks for interrupts only when it leaves its instruction emulator"
+#define CROSSING  "KVM's instruction emulator writes the first page before it looks at the second"
+#define PAGING    "this KVM has no paging outside of long mode"
+#define V86       "virtual-8086 mode runs as other code at CPL 3 does"
+#define TASK_GATE "KVM's software delivery knows no task gates"
+#define AC        "KVM clears AC on the way to the handler, and the host decides about CR0.AM"
 
 const struct ring0_deviation ring0_deviations[] = {
     {"a gate that is not present, for an exception", DELIVERY},
@@ -109,6 +111,35 @@ const struct ring0_deviation ring0_deviations[] = {
     {"32-bit paging: 4 MiB pages", PAGING},
     {"32-bit paging: a reserved bit of a 4 MiB page", PAGING},
     {"PAE: data, NX and a reserved bit", PAGING},
+    {"an exception through a task gate", TASK_GATE},
+    {"a double fault through a task gate finds a stack", TASK_GATE},
+    {"a task gate in the GDT, from CPL 3", NATIVE},
+    {"a TSS that CPL 3 may not use", NATIVE},
+    {"a task with page tables of its own", PAGING},
+    {"to virtual-8086 mode and out by an exception", V86},
+    {"virtual-8086 mode: INT n needs IOPL 3", V86},
+    {"virtual-8086 mode: INT n with IOPL 3, and back", V86},
+    {"virtual-8086 mode: INT3", V86},
+    {"virtual-8086 mode: a gate of level 0", V86},
+    {"virtual-8086 mode: a conforming handler is refused", V86},
+    {"virtual-8086 mode: PUSHF needs IOPL 3", V86},
+    {"virtual-8086 mode: PUSHF and POPF", V86},
+    {"virtual-8086 mode: CLI needs IOPL 3", V86},
+    {"virtual-8086 mode: IRET", V86},
+    {"virtual-8086 mode: IRET needs IOPL 3", V86},
+    {"virtual-8086 mode: far CALL and segments", V86},
+    {"virtual-8086 mode: the end of a segment", V86},
+    {"virtual-8086 mode: ports ask the bitmap", V86},
+    {"virtual-8086 mode: LGDT", V86},
+    {"virtual-8086 mode: LMSW", V86},
+    {"virtual-8086 mode: MOV from CR0", V86},
+    {"virtual-8086 mode: CLTS", V86},
+    {"virtual-8086 mode: RDMSR", V86},
+    {"virtual-8086 mode: LLDT", V86},
+    {"virtual-8086 mode: STR", V86},
+    {"virtual-8086 mode: LAR", V86},
+    {"virtual-8086 mode: VERR", V86},
+    {"a task in virtual-8086 mode", V86},
     {"a write across into an absent page writes nothing", CROSSING},
     {"a write across into a read-only page writes nothing", CROSSING},
     {"a read-modify-write across into a read-only page", CROSSING},

@@ -317,6 +317,7 @@ stop16: hlt
 #include "tests/ring0/cases_code.S"
 #include "tests/ring0/cases_legacy.S"
 #include "tests/ring0/cases_modes.S"
+#include "tests/ring0/cases_tasks.S"
 #include "tests/ring0/paging.S"
 
         .balign 16

@@ -562,7 +562,8 @@ static struct pushed decode_frame(const struct event *v, bool has_error)
     if (has_error)
         p.error = value[i++];
     p.rip = value[i], p.cs = value[i + 1] & 0xffff, p.flags = value[i + 2];
-    bool has_stack = v->kind == 64 || (p.cs & 3) > (v->handler_cs & 3);
+    bool has_stack =
+        v->kind == 64 || (v->kind == 32 && (p.flags & RFLAGS_VM)) || (p.cs & 3) > (v->handler_cs & 3);
     if (has_stack && i + 4 < 6) {
         p.sp = value[i + 3], p.ss = value[i + 4] & 0xffff;
     } else {
@@ -575,7 +576,7 @@ static struct pushed decode_frame(const struct event *v, bool has_error)
 static uint64_t linear_rip(const struct ring0_record *c, const struct event *v, const struct pushed *p)
 {
     unsigned selector = (unsigned)p->cs & 0xfff8;
-    if (v->kind == 16)
+    if (v->kind == 16 || (v->kind == 32 && (p->flags & RFLAGS_VM)))
         return (p->cs << 4) + p->rip;
     if (selector == KCODE16 || selector == (UCODE16 & 0xfff8))
         return p->rip + c->start.start;
