@@ -9,6 +9,7 @@
 
 struct maker {
     struct isa_random r;
+    const struct isa_forms *forms;
     struct program *p;
     struct vcpu_state base;
     ZydisDecoder decoder;
@@ -79,8 +80,36 @@ static bool add_set_vector(struct maker *m, unsigned reg, const uint8_t *value)
 /* ---- instructions of the generator ---- */
 
 /*
+ * What only programs of one instruction can have (jumps to where nothing is), what needs more than the flat segments and the
+ * plain memory that programs have, and what the two sides' kernels answer differently.
+ */
+static bool is_category_left_out(ZydisInstructionCategory category)
+{
+    switch (category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP:
+    case ZYDIS_CATEGORY_RDWRFSGS:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SEGOP:
+    case ZYDIS_CATEGORY_SMAP:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/*
  * Where two CPUs may differ, and what is said about them elsewhere: which of several accesses faults first, what the x87
- * pointers in memory hold, exceptions that are raised step by step.
+ * pointers in memory hold, exceptions that are raised step by step. And what depends on flags that are the kernel's.
  */
 static bool is_left_out(ZydisMnemonic mnemonic)
 {
@@ -90,11 +119,42 @@ static bool is_left_out(ZydisMnemonic mnemonic)
         ZYDIS_MNEMONIC_FNSAVE, ZYDIS_MNEMONIC_FNSTENV,  ZYDIS_MNEMONIC_FLDENV,  ZYDIS_MNEMONIC_FRSTOR,
         ZYDIS_MNEMONIC_PUSHA,  ZYDIS_MNEMONIC_PUSHAD,   ZYDIS_MNEMONIC_POPA,    ZYDIS_MNEMONIC_POPAD,
         ZYDIS_MNEMONIC_DPPS,   ZYDIS_MNEMONIC_DPPD,     ZYDIS_MNEMONIC_VDPPS,   ZYDIS_MNEMONIC_VDPPD,
+        ZYDIS_MNEMONIC_POPF,   ZYDIS_MNEMONIC_POPFD,    ZYDIS_MNEMONIC_POPFQ,   ZYDIS_MNEMONIC_PUSHF,
+        ZYDIS_MNEMONIC_PUSHFD, ZYDIS_MNEMONIC_PUSHFQ,   ZYDIS_MNEMONIC_CLI,     ZYDIS_MNEMONIC_STI,
+        ZYDIS_MNEMONIC_CPUID,  ZYDIS_MNEMONIC_LAR,      ZYDIS_MNEMONIC_LSL,     ZYDIS_MNEMONIC_VERR,
+        ZYDIS_MNEMONIC_VERW,   ZYDIS_MNEMONIC_XGETBV,   ZYDIS_MNEMONIC_RDPID,   ZYDIS_MNEMONIC_ARPL,
     };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++)
         if (list[i] == mnemonic)
             return true;
     return false;
+}
+
+static bool is_flat(const struct vcpu_state *s, ZydisRegister segment)
+{
+    static const uint8_t number[] = {SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS};
+    unsigned i = number[segment - ZYDIS_REGISTER_ES];
+    bool long_mode = s->seg[SEG_CS].rights & SEGMENT_L;
+    return i < SEG_FS && (long_mode || i == SEG_CS || i == SEG_SS || s->seg[i].selector == ISA_SEL_FLAT);
+}
+
+/* No segment registers as operands, memory in flat segments only, at addresses of more than 16 bits. */
+static bool has_plain_operands(const struct isa_case *c, const ZydisDecodedInstruction *insn,
+                               const ZydisDecodedOperand *operands)
+{
+    for (unsigned i = 0; i < insn->operand_count; i++) {
+        const ZydisDecodedOperand *o = &operands[i];
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (insn->address_width == 16 || !is_flat(&c->in, o->mem.segment)))
+            return false;
+        ZydisRegisterClass class = o->type == ZYDIS_OPERAND_TYPE_REGISTER
+                                       ? ZydisRegisterGetClass(o->reg.value)
+                                       : ZYDIS_REGCLASS_INVALID;
+        if (class == ZYDIS_REGCLASS_SEGMENT || class == ZYDIS_REGCLASS_CONTROL ||
+            class == ZYDIS_REGCLASS_DEBUG)
+            return false;
+    }
+    return true;
 }
 
 static int gpr_index(ZydisRegister reg)
@@ -173,10 +233,12 @@ static bool is_nop_to_kvm(const ZydisDecodedInstruction *insn)
     return insn->opcode_map == ZYDIS_OPCODE_MAP_0F && insn->opcode == 0x0d;
 }
 
-static bool is_wanted(struct maker *m, const ZydisDecodedInstruction *insn,
+static bool is_wanted(struct maker *m, const struct isa_case *c, const ZydisDecodedInstruction *insn,
                       const ZydisDecodedOperand *operands)
 {
-    if (is_left_out(insn->mnemonic) || (is_mmx_or_x87(insn) && one_in(m, 2)))
+    if (is_left_out(insn->mnemonic) || is_category_left_out(insn->meta.category) || c->branch ||
+        (insn->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || !has_plain_operands(c, insn, operands) ||
+        (is_mmx_or_x87(insn) && one_in(m, 2)))
         return false;
     if (m->p->for_kvm && (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX || is_nop_to_kvm(insn)))
         return false;
@@ -190,8 +252,11 @@ static void add_generated(struct maker *m)
     ZydisDecodedInstruction insn;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     for (;;) {
-        unsigned opcode = below(m, one_in(m, 2) ? ONE_BYTE_OPCODES : isa_opcode_count());
-        if ((isa_opcode_weight(opcode) == 1 && one_in(m, 4)) || !isa_generate(&m->r, opcode, &m->base, &c))
+        bool good =
+            one_in(m, 2)
+                ? isa_generate_opcode(&m->r, m->forms, below(m, ONE_BYTE_OPCODES), &m->base, &c)
+                : isa_generate(&m->r, m->forms, below(m, m->forms->count), PLACE_RANDOM, &m->base, &c);
+        if (!good)
             continue;
         if (!c.valid && !one_in(m, 8))
             continue;
@@ -199,10 +264,10 @@ static void add_generated(struct maker *m)
             !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->decoder, c.bytes, c.length, &insn, operands))) {
             if (m->p->for_kvm)
                 continue;
-            add(m, c.bytes, c.length)->tested = true;
+            add(m, c.bytes, c.length < ITEM_BYTES ? c.length : ITEM_BYTES)->tested = true;
             return;
         }
-        if (is_wanted(m, &insn, operands) && set_registers(m, &c, &insn, operands))
+        if (is_wanted(m, &c, &insn, operands) && set_registers(m, &c, &insn, operands))
             break;
     }
     struct item *i = add(m, c.bytes, c.length);
@@ -431,10 +496,10 @@ static void initial_state(struct maker *m)
 {
     struct isa_case c;
     struct vcpu_state *in = &m->p->in;
-    do
-        c.valid = false;
-    while (!isa_generate(&m->r, below(m, isa_opcode_count()), &m->base, &c));
+    while (!isa_generate_opcode(&m->r, m->forms, below(m, ONE_BYTE_OPCODES), &m->base, &c))
+        ;
     *in = c.in;
+    memcpy(in->seg, m->base.seg, sizeof in->seg);
     in->rflags = m->base.rflags | (in->rflags & RFLAGS_STATUS);
     in->gpr[GPR_RSP] = ISA_DATA + 0x1800 + 8 * (uint64_t)below(m, 8);
     /* A pending x87 exception would end nearly every program at its first x87 instruction. */
@@ -446,7 +511,7 @@ static void initial_state(struct maker *m)
         memset(in->fpu.ymm[i] + 16, 0, 16);
 }
 
-void program_generate(struct program *p, uint64_t seed)
+void program_generate(struct program *p, const struct isa_forms *const forms[2], uint64_t seed)
 {
     /* The generator counts its state up: programs of neighbouring seeds must not start a few counts apart. */
     struct maker m = {.r.s = seed, .p = p};
@@ -454,11 +519,9 @@ void program_generate(struct program *p, uint64_t seed)
     *p = (struct program){.seed = seed};
     p->long_mode = !one_in(&m, 4);
     p->for_kvm = one_in(&m, 12); /* KVM takes as long as the rest for ten of them */
+    m.forms = forms[p->long_mode];
     side_base_state(p->long_mode, &m.base);
-    if (p->long_mode)
-        ZydisDecoderInit(&m.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    else
-        ZydisDecoderInit(&m.decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    isa_init_decoder(&m.decoder, p->long_mode);
     initial_state(&m);
     /* Often so that the program lies on both pages. */
     p->start = ISA_CODE + (one_in(&m, 2) ? 64 + below(&m, 512) : 0x1000 - below(&m, 256));

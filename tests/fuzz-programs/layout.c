@@ -18,7 +18,7 @@ static void place(struct program *p, unsigned number)
 {
     const struct item *i = &p->items[number];
     uint64_t at = p->item_address[number];
-    uint8_t bytes[16];
+    uint8_t bytes[ITEM_BYTES];
     memcpy(bytes, i->bytes, sizeof bytes);
     uint64_t value = 0, end = at + i->length;
     if (i->kind == ITEM_RIP)

@@ -9,6 +9,7 @@
 #include "tests/isa/isa.h"
 
 #define PROGRAM_MAX_ITEMS    128u
+#define ITEM_BYTES           16u /* one more than an instruction can have */
 #define PROGRAM_MAX_LITERALS 8u
 #define PROGRAM_MAX_BYTES    (ISA_CODE_BYTES / 2 - 0x200)
 /* Constants for vector registers, at the end of the code. */
@@ -23,7 +24,7 @@ enum item_kind {
 
 /* One instruction of a program. Items can be removed and addresses follow. */
 struct item {
-    uint8_t bytes[16];
+    uint8_t bytes[ITEM_BYTES];
     uint8_t length;
     uint8_t kind; /* enum item_kind */
     uint8_t field, field_bytes;
@@ -49,8 +50,8 @@ struct program {
     uint8_t code[ISA_CODE_BYTES];
 };
 
-/* Everything is decided by the seed. */
-void program_generate(struct program *p, uint64_t seed);
+/* Everything is decided by the seed. forms: of 32-bit and of 64-bit code. */
+void program_generate(struct program *p, const struct isa_forms *const forms[2], uint64_t seed);
 void program_layout(struct program *p);
 /* The item at an address, or -1. */
 int program_item_at(const struct program *p, uint64_t address);
@@ -58,14 +59,19 @@ unsigned program_instructions(const struct program *p); /* not removed, without 
 /* As a test case: addresses, bytes, text. */
 void program_print(const struct program *p, char *text, size_t size);
 
+/* ---- regressions.c ---- */
+
+/* The program and what it is about; NULL: there are no more. */
+const char *program_regression(struct program *p, unsigned number);
+
 /* ---- side.c: the same guest on either engine ---- */
 
 struct side;
 /* ENDLESS: too long, or it left user mode in another way than by an exception. */
 enum side_end { SIDE_ENDED, SIDE_ENDLESS, SIDE_FAILED };
 
-/* NULL with a message. */
-struct side *side_create(bool kvm, char *message, size_t size);
+/* low: the data is at ISA_LOW, too. NULL with a message. */
+struct side *side_create(bool kvm, bool low, char *message, size_t size);
 void side_destroy(struct side *s);
 uint8_t *side_code(struct side *s);
 uint8_t *side_data(struct side *s);

@@ -16,6 +16,7 @@
 #define GPA_KERNEL_PDPT 0x9000u
 #define GPA_KERNEL_PD   0xa000u
 #define GPA_IDT         0x6000u
+#define GPA_PT_LOW      0xb000u
 #define GPA_GDT         0x7000u
 #define GPA_TSS         0x8000u
 #define KERNEL_STACK    0xc000u
@@ -110,8 +111,16 @@ static uint64_t get64(const struct side *s, gpa_t gpa)
     return value;
 }
 
-/* What the host's process has at these addresses: two pages of code, two of data, a read-only one, nothing. */
-static void build_memory(struct side *s)
+static void map_data(struct side *s, gpa_t table, uint64_t linear)
+{
+    for (unsigned i = 0; i < ISA_DATA_BYTES; i += 4096)
+        if (i != ISA_DATA_GAP)
+            put64(s, table + 8 * ((linear + i) >> 12 & 511),
+                  (GPA_DATA + i) | PTE_P | PTE_U | (i == ISA_DATA_RO ? 0 : PTE_W) | PTE_NX);
+}
+
+/* What the host's process has at these addresses. */
+static void build_memory(struct side *s, bool low)
 {
     const uint64_t user = PTE_P | PTE_W | PTE_U;
     put64(s, GPA_PML4, GPA_PDPT | user);
@@ -123,16 +132,20 @@ static void build_memory(struct side *s)
     put64(s, GPA_PD + 8 * (ISA_DATA >> 21), GPA_PT_DATA | user);
     for (unsigned i = 0; i < ISA_CODE_BYTES / 4096; i++)
         put64(s, GPA_PT_CODE + 8 * i, (GPA_CODE + 4096 * i) | user);
-    for (unsigned i = 0; i < ISA_DATA_BYTES / 4096; i++)
-        put64(s, GPA_PT_DATA + 8 * i,
-              (GPA_DATA + 4096 * i) | PTE_P | PTE_U | (4096 * i < ISA_DATA_RW ? PTE_W : 0) | PTE_NX);
+    map_data(s, GPA_PT_DATA, ISA_DATA);
+    if (low) {
+        put64(s, GPA_PD, GPA_PT_LOW | user);
+        map_data(s, GPA_PT_LOW, ISA_LOW);
+    }
     for (unsigned v = 0; v <= 256; v++) {
         uint64_t handler = HANDLERS + 16 * v;
         s->ram->host[handler - KERNEL] = HLT;
         if (v == 256)
             break;
+        bool callable = v == VEC_BP || v == VEC_OF; /* INT n may not reach the others */
         put64(s, GPA_IDT + 16 * v,
-              (handler & 0xffff) | 0x08 << 16 | 0xee00ull << 32 | (handler >> 16 & 0xffff) << 48);
+              (handler & 0xffff) | 0x08 << 16 | (callable ? 0xee00ull : 0x8e00ull) << 32 |
+                  (handler >> 16 & 0xffff) << 48);
         put64(s, GPA_IDT + 16 * v + 8, handler >> 32);
     }
     put64(s, GPA_GDT + 0x08, 0x00af9b000000ffffull);
@@ -144,7 +157,7 @@ static void build_memory(struct side *s)
     memset(s->ram->host + GPA_TSS + 0x66, 0xff, 2); /* no I/O permission bitmap */
 }
 
-struct side *side_create(bool kvm, char *message, size_t size)
+struct side *side_create(bool kvm, bool low, char *message, size_t size)
 {
     struct error err = {0};
     struct side *s = calloc(1, sizeof *s);
@@ -156,7 +169,7 @@ struct side *side_create(bool kvm, char *message, size_t size)
     s->model.mxcsr_mask = cpu_host_mxcsr_mask();
     int result = ram_create(&s->ram, RAM_BYTES, &err);
     if (result == 0) {
-        build_memory(s);
+        build_memory(s, low);
         result = kvm ? kvm_engine_create(&s->engine, s->ram, &s->boundary, &s->model, &err)
                      : emu_create(&s->engine, s->ram, &s->boundary, &s->model, &err);
     }
@@ -197,7 +210,8 @@ void side_base_state(bool long_mode, struct vcpu_state *s)
     s->xcr0 = 7;
     s->rflags = RFLAGS_FIXED | RFLAGS_IF;
     for (unsigned i = 0; i < SEG_COUNT; i++)
-        s->seg[i] = (struct segment){.selector = 0x2b, .limit = 0xffffffff, .rights = 0xc0f3};
+        s->seg[i] = (struct segment){
+            .selector = i >= SEG_FS && long_mode ? 0 : ISA_SEL_FLAT, .limit = 0xffffffff, .rights = 0xc0f3};
     s->seg[SEG_CS] = (struct segment){.selector = 0x33, .limit = 0xffffffff, .rights = 0xa0fb};
     if (!long_mode)
         s->seg[SEG_CS] = (struct segment){.selector = 0x23, .limit = 0xffffffff, .rights = 0xc0fb};
@@ -220,10 +234,9 @@ static bool read_fault(const struct side *s, struct isa_result *out)
     bool has_code = out->vector == VEC_PF || out->vector == VEC_GP || out->vector == VEC_SS ||
                     out->vector == VEC_AC || out->vector == VEC_NP || out->vector == VEC_TS;
     if (has_code) {
-        if (out->vector == VEC_PF) {
-            out->error_code = (uint32_t)get64(s, frame) & 7;
+        out->error_code = (uint32_t)get64(s, frame);
+        if (out->vector == VEC_PF)
             out->cr2 = state->cr2;
-        }
         frame += 8;
     }
     state->rip = get64(s, frame);
@@ -280,6 +293,8 @@ enum side_end side_run(struct side *s, const struct vcpu_state *in, struct isa_r
     int stop = run_to_halt(s, r, position, &err);
     out->state = *ops->state(s->engine);
     *steps = s->kvm ? 0 : ops->position(s->engine) - position - 1;
+    if (out->state.rip - 1 == SYSCALL_ENTRY)
+        return SIDE_ENDLESS;
     if (stop == ENGINE_STOP_LIMIT || stop == ENGINE_STOP_ATTENTION || s->crossed)
         return SIDE_ENDLESS;
     if (stop != ENGINE_STOP_HALT || !read_fault(s, out)) {

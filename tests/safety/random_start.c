@@ -17,6 +17,7 @@ enum {
     STACK = 0x30000,
 };
 
+#define PTE_PW  3u
 #define PTE_PWU 7u
 #define PTE_PS  0x80u
 
@@ -59,16 +60,23 @@ struct start_pool *start_pool_create(void)
     struct start_pool *pool = calloc(1, sizeof *pool);
     struct isa_random r = {.s = 20261120};
     for (unsigned mode = 0; pool && mode < 2; mode++) {
+        struct isa_forms *forms = isa_forms_create(mode == 1);
         struct vcpu_state base;
-        memset(&base, 0, sizeof base);
-        base.seg[SEG_CS].rights = mode ? SEGMENT_L : 0;
+        struct isa_case c;
+        if (!forms) {
+            free(pool);
+            return NULL;
+        }
+        guest_base_state(mode == 1, &base);
         for (unsigned i = 0; i < POOL_COUNT; i++) {
-            struct isa_case c;
-            while (!isa_generate(&r, (unsigned)below(&r, isa_opcode_count()), &base, &c))
-                ;
+            unsigned form = isa_below(&r, forms->count);
+            if (!isa_generate(&r, forms, form, PLACE_RANDOM, &base, &c) ||
+                c.length > sizeof pool->bytes[0][0])
+                c.length = isa_template_bytes(&forms->form[form].how, mode == 1, c.bytes);
             pool->length[mode][i] = (uint8_t)c.length;
             memcpy(pool->bytes[mode][i], c.bytes, c.length);
         }
+        isa_forms_destroy(forms);
     }
     return pool;
 }
@@ -288,6 +296,8 @@ static void control_registers(struct isa_random *r, struct start *s)
              (CR4_TSD | CR4_DE | CR4_PGE | CR4_PCE | CR4_UMIP | CR4_FSGSBASE | CR4_SMEP | CR4_SMAP);
     if (!one_in(r, 8))
         v->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT;
+    if (vcpu_cpl(v) == 3 && !one_in(r, 4)) /* handlers run on pages that are the user's */
+        v->cr4 &= ~(CR4_SMEP | CR4_SMAP);
     v->xcr0 = 1;
     if (!one_in(r, 4)) {
         v->cr4 |= CR4_OSXSAVE;
@@ -316,11 +326,11 @@ void start_generate(struct start *s, const struct start_pool *pool, uint64_t see
     vcpu_state_reset(&s->state);
     make_code(&r, pool, s);
     random_registers(&r, s, mxcsr_mask);
-    control_registers(&r, s);
     if (s->mode <= MODE_VIRTUAL_8086)
         real_segments(&r, s);
     else
         protected_segments(&r, s);
+    control_registers(&r, s);
 }
 
 /* ---- memory ---- */
@@ -330,19 +340,22 @@ static void put64(uint8_t *ram, uint64_t at, uint64_t value)
     memcpy(ram + at, &value, 8);
 }
 
-static void place_page_tables(struct isa_random *r, uint8_t *ram)
+/* Pages are the user's where user code runs, or else (mostly) such that the supervisor may use them. */
+static void place_page_tables(struct isa_random *r, const struct vcpu_state *v, uint8_t *ram)
 {
+    bool guarded = v->cr4 & (CR4_SMEP | CR4_SMAP);
+    uint64_t rights = vcpu_cpl(v) == 3 || !guarded || one_in(r, 4) ? PTE_PWU : PTE_PW;
     memset(ram + PML4, 0, 0x6000);
     put64(ram, PML4, PDPT | PTE_PWU);
     put64(ram, PML4 + 8 * 511, PDPT | PTE_PWU);
     put64(ram, PDPT, PD | PTE_PWU);
     put64(ram, PDPT_PAE, PD | 1);
     put64(ram, PD, PT | PTE_PWU);
-    put64(ram, PD + 8, PTE_PWU | PTE_PS);
+    put64(ram, PD + 8, rights | PTE_PS);
     for (unsigned i = 0; i < 512; i++)
-        put64(ram, PT + 8 * i, (uint64_t)i << 12 | PTE_PWU);
+        put64(ram, PT + 8 * i, (uint64_t)i << 12 | rights);
     for (unsigned i = 0; i < 512; i++)
-        memcpy(ram + PD_PSE + 4 * i, &(uint32_t){i << 22 | PTE_PWU | PTE_PS}, 4);
+        memcpy(ram + PD_PSE + 4 * i, &(uint32_t){i << 22 | (uint32_t)rights | PTE_PS}, 4);
     /* Absent, read-only, supervisor, elsewhere, with reserved bits. Code and tables are hit seldom. */
     for (uint64_t n = below(r, 24); n > 0; n--) {
         uint64_t page = below(r, 256);
@@ -357,7 +370,7 @@ static void place_page_tables(struct isa_random *r, uint8_t *ram)
         put64(ram, PDPT + 8 * below(r, 4), isa_random(r));
 }
 
-static void place_descriptors(struct isa_random *r, uint8_t *ram)
+static void place_descriptors(struct isa_random *r, bool long_mode, bool real_mode, uint8_t *ram)
 {
     static const uint64_t descriptors[] = {0,
                                            0x00af9b000000ffffull,
@@ -371,21 +384,26 @@ static void place_descriptors(struct isa_random *r, uint8_t *ram)
         uint64_t d = isa_random(r);
         put64(ram, GDT + 8 * i, i < 8 ? descriptors[i] : d);
     }
-    for (unsigned v = 0; v < 512; v++) {
-        uint64_t handler = SAFETY_CODE + below(r, 64), high = 0xee00ull << 32;
-        uint64_t gate = (handler & 0xffff) | 0x08 << 16 | high | (handler >> 16) << 48;
-        put64(ram, IDT + 8 * v, v % 2 && v < 64 ? 0 : one_in(r, 64) ? isa_random(r) : gate);
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t handler = SAFETY_CODE + below(r, 64);
+        uint64_t gate = (handler & 0xffff) | 0x08 << 16 | 0xee00ull << 32 | (handler >> 16) << 48;
+        bool second_half = long_mode && i % 2;
+        put64(ram, IDT + 8 * i, one_in(r, 64) ? isa_random(r) : second_half ? 0 : gate);
     }
-    for (unsigned i = 0; i < 0x68; i += 8)
-        put64(ram, TSS + i, STACK + below(r, 0x2000));
+    if (real_mode)
+        for (unsigned i = 0; i < 256; i++)
+            memcpy(ram + IDT + 4 * i, &(uint32_t){(SAFETY_CODE >> 4) << 16 | (uint32_t)below(r, 64)}, 4);
+    /* ESP0, SS0 and following, or RSP0. */
+    for (unsigned i = 4; i < 0x64; i += 8)
+        put64(ram, TSS + i, (STACK + below(r, 0x2000)) | (long_mode ? 0 : 0x10ull << 32));
 }
 
 void start_place(const struct start *s, uint8_t *ram)
 {
     struct isa_random r = {.s = ~s->seed};
     r.s = isa_random(&r);
-    place_page_tables(&r, ram);
-    place_descriptors(&r, ram);
+    place_page_tables(&r, &s->state, ram);
+    place_descriptors(&r, s->mode >= MODE_COMPATIBILITY, s->mode <= MODE_UNREAL, ram);
     uint64_t room = SAFETY_RAM_BYTES - s->code_offset;
     memcpy(ram + s->code_offset, s->code, s->code_length < room ? s->code_length : room);
 }
