@@ -114,8 +114,10 @@ static void handle_packet(struct gdb_server *s, const struct text *content)
     s->bad_packets = s->resends = 0;
     s->handled++;
     s->silent = false;
-    if (!s->no_ack)
+    if (!s->no_ack) {
         buffer_put_u8(&s->out, '+');
+        connection_flush(s); /* at once: a client that waits for it sends the packet again, and no Ctrl-C */
+    }
     buffer_clear(&s->reply);
     command_dispatch(s, &packet);
     if (!s->silent && !s->gone)

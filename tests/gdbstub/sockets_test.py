@@ -168,6 +168,14 @@ class Misbehaviour(Case):
             server.wait_for("running")
         self.assert_next_is_served(server)
 
+    def test_a_packet_is_acknowledged_before_it_is_obeyed(self):
+        server = self.server("64", "live64", None, "live")
+        with server.connect() as s:
+            s.sendall(packet("vCont;c"))
+            self.assertEqual(s.recv(1), b"+")
+            s.sendall(b"\x03")
+            self.assertTrue(receive_packet(s).startswith(b"T02"))
+
     def test_ctrl_c_during_a_run_loses_no_other_byte(self):
         server = self.server("64", "live64", None, "live")
         with server.connect() as s:
