@@ -130,12 +130,10 @@ static enum step exec_memory(struct emu *e, const struct plan *p)
 static enum step exec_memory_aligned(struct emu *e, const struct plan *p)
 {
     gva_t linear;
-    enum step step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
-    if (step != STEP_NEXT)
-        return step;
-    if (linear & (p->mem_bytes - 1u))
+    if (unchecked_linear(e, p) & (p->mem_bytes - 1u))
         return raise_exception_code(e, VEC_GP, 0);
-    return exec_at(e, p, linear);
+    enum step step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);
+    return step == STEP_NEXT ? exec_at(e, p, linear) : step;
 }
 
 /* ---- division ---- */

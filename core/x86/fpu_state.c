@@ -275,8 +275,13 @@ static enum step fx_check(struct emu *e, const struct plan *p, enum access acces
     bool alignment_checked = e->tlb == e->tlb_sets[TLB_ALIGNED];
     uint64_t unchecked = unchecked_linear(e, p);
     enum step step = fpu_check(e, FPU_X87);
+    /* #GP(0) for the alignment comes before what segmentation says, #AC after what it says of the first byte. */
+    if (step == STEP_NEXT && (unchecked & 15) && !(alignment_checked && (unchecked & 3)))
+        step = raise_exception_code(e, VEC_GP, 0);
+    if (step == STEP_NEXT)
+        step = plan_linear(e, p, 1, access, linear);
     if (step == STEP_NEXT && (unchecked & 15))
-        step = raise_exception_code(e, alignment_checked && (unchecked & 3) ? VEC_AC : VEC_GP, 0);
+        step = raise_exception_code(e, VEC_AC, 0);
     if (step == STEP_NEXT)
         step = plan_linear(e, p, 512, access, linear);
     return step == STEP_NEXT ? image_probe(e, p, 511, 1, access) : step;

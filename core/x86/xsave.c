@@ -68,8 +68,8 @@ static enum step check(struct emu *e, const struct plan *p, enum access access, 
         return raise_exception(e, VEC_NM);
     if (unchecked_linear(e, p) & 63)
         return raise_exception_code(e, VEC_GP, 0);
-    enum step step = plan_linear(e, p, XSAVE_AVX, access, linear);
-    return step == STEP_NEXT ? image_probe(e, p, 0, 1, access) : step;
+    enum step step = image_probe(e, p, 0, 1, access);
+    return step == STEP_NEXT ? plan_linear(e, p, XSAVE_AVX, access, linear) : step;
 }
 
 /* All pages that the area can touch are checked before anything is written. */

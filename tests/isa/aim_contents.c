@@ -70,6 +70,9 @@ static void aim_transfer(struct aim *a)
     uint8_t pointer[16];
     unsigned n = 0, width = a->insn.operand_width / 8u;
     bool far = a->insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+    /* A push across 4 GiB is not asked for. */
+    if (far && (uint32_t)a->c->in.gpr[GPR_RSP] < 16)
+        a->c->in.gpr[GPR_RSP] += 16;
     if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative) {
         aim_relative(a);
     } else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {

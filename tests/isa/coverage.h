@@ -2,6 +2,8 @@
 #ifndef DEJAVM_TESTS_ISA_COVERAGE_H
 #define DEJAVM_TESTS_ISA_COVERAGE_H
 
+#include <stdio.h>
+
 #include "tests/isa/isa.h"
 
 /* By form; the last of mismatches is for bytes that are no instruction. */
@@ -26,7 +28,7 @@ struct isa_totals {
 void isa_table_add(struct isa_table *t, const struct isa_counts *c);
 struct isa_totals isa_table_totals(const struct isa_table *t);
 void isa_print_missing(const struct isa_table *t);
-/* docs/isa-coverage.md, on standard output. tables: 64-bit code, 32-bit code. */
-void isa_print_coverage(const struct isa_table tables[2]);
+/* docs/isa-coverage.md. tables: 64-bit code, 32-bit code. */
+void isa_print_coverage(FILE *out, const struct isa_table tables[2]);
 
 #endif

@@ -99,6 +99,7 @@ static void an_extension_that_is_not_advertised_is_undefined(void **state)
     (void)state;
     static const uint8_t vaddps[] = {0xc5, 0xf0, 0x58, 0xc1}, evex[] = {0x62, 0xf1, 0x74, 0x48, 0x58, 0xc1};
     static const uint8_t xsave[] = {0x0f, 0xae, 0x20}, andn[] = {0xc4, 0xe2, 0x70, 0xf2, 0xc1};
+    static const uint8_t vex_tzcnt[] = {0xc4, 0x21, 0x7a, 0xbc, 0xe8}; /* only Knights Corner had it */
     static const uint8_t addps[] = {0x0f, 0x58, 0xc1}, gf2p8mulb[] = {0x66, 0x0f, 0x38, 0xcf, 0xc1};
     struct bench b;
     struct plan p;
@@ -107,9 +108,10 @@ static void an_extension_that_is_not_advertised_is_undefined(void **state)
         const uint8_t *bytes;
         size_t length;
         bool defined;
-    } cases[] = {{vaddps, sizeof vaddps, false}, {evex, sizeof evex, false},
-                 {xsave, sizeof xsave, false},   {andn, sizeof andn, false},
-                 {addps, sizeof addps, true},    {gf2p8mulb, sizeof gf2p8mulb, false}};
+    } cases[] = {{vaddps, sizeof vaddps, false},      {evex, sizeof evex, false},
+                 {xsave, sizeof xsave, false},        {andn, sizeof andn, false},
+                 {addps, sizeof addps, true},         {vex_tzcnt, sizeof vex_tzcnt, false},
+                 {gf2p8mulb, sizeof gf2p8mulb, false}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         assert_int_equal(plan_decode(b.e, cases[i].bytes, cases[i].length, 8, &p), 1);
         assert_true((p.fn != exec_undefined) == cases[i].defined);

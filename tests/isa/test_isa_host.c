@@ -52,7 +52,7 @@ struct runner {
 static struct shard *shards;
 static uint64_t cases_wanted = DEFAULT_CASES;
 static uint64_t seed = 20261120;
-static bool print_coverage;
+static const char *coverage_path;
 static struct isa_table tables[2];
 
 static void poke_code(const struct isa_case *c, struct guest *g, bool present)
@@ -295,8 +295,7 @@ static void compare_with_host(bool long_mode)
         good = wait_for(i, children[i]) && good;
     for (unsigned i = 0; i < SHARDS; i++)
         isa_table_add(table, &shards[i].counts);
-    if (!print_coverage)
-        print_summary(table, seconds_since(&start));
+    print_summary(table, seconds_since(&start));
     good = good && SUM(mismatches) == 0;
     munmap(shards, bytes);
     struct isa_totals totals = isa_table_totals(table);
@@ -318,13 +317,24 @@ static void every_32bit_instruction_does_what_the_host_does(void **state)
     compare_with_host(false);
 }
 
-/* test_isa_host [--coverage] [cases [seed]] */
+static int write_coverage(void)
+{
+    FILE *out = fopen(coverage_path, "w");
+    if (!out) {
+        perror(coverage_path);
+        return 1;
+    }
+    isa_print_coverage(out, tables);
+    return fclose(out) == 0 ? 0 : 1;
+}
+
+/* test_isa_host [--coverage FILE] [cases [seed]] */
 int main(int argc, char **argv)
 {
     int at = 1;
-    if (at < argc && strcmp(argv[at], "--coverage") == 0) {
-        print_coverage = true;
-        at++;
+    if (at + 1 < argc && strcmp(argv[at], "--coverage") == 0) {
+        coverage_path = argv[at + 1];
+        at += 2;
     }
     if (at < argc)
         cases_wanted = strtoull(argv[at++], NULL, 0);
@@ -333,8 +343,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_64bit_instruction_does_what_the_host_does),
                                        cmocka_unit_test(every_32bit_instruction_does_what_the_host_does)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (print_coverage && !failed)
-        isa_print_coverage(tables);
+    if (coverage_path && !failed)
+        failed = write_coverage();
     isa_forms_destroy(tables[0].forms);
     isa_forms_destroy(tables[1].forms);
     return failed;
