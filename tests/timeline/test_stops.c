@@ -356,7 +356,15 @@ static void at_watched_memory(void **state)
     assert_true(forwards.count >= changes);
     print_message("%zu hits, %zu changes\n", forwards.count, changes);
     from_anywhere(t, &points, &forwards, false);
-    must(timeline_goto(t, look.end, NULL, &err), &err);
+    for (i = 0; i < forwards.count; i++) { /* in a run of one step */
+        struct timeline_stop stop;
+        must(timeline_goto(t, forwards.at[i], NULL, &err), &err);
+        must(timeline_forward(t, &points, forwards.at[i] + 1, NULL, &stop, &err), &err);
+        assert_int_equal(stop.reason, TIMELINE_STOP_WATCH);
+        must(timeline_backward(t, &points, forwards.at[i], NULL, &stop, &err), &err);
+        assert_int_equal(stop.reason, TIMELINE_STOP_WATCH);
+        assert_true(stop.position == forwards.at[i]);
+    }
     free(forwards.at);
     free(backwards.at);
     timeline_close(t);
