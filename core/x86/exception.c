@@ -330,6 +330,7 @@ enum step deliver_fault(struct emu *e)
     uint8_t pending = e->cpu.pending_debug;
     e->cpu.pending_debug = 0; /* data breakpoints of the instruction that was not completed */
     note_page_fault(e);
+    bool misaligned = false;
     for (;;) {
         struct fault f = e->fault;
         enum step step = deliver_event(e, f.vector, EVENT_FAULT, f.has_error_code, f.error_code, e->cpu.rip);
@@ -340,8 +341,12 @@ enum step deliver_fault(struct emu *e)
         if (step != STEP_FAULT)
             return step;
         note_page_fault(e);
-        /* #AC on the stack of a CPL 3 #AC handler would go on for ever in the processor; nothing can end that. */
-        bool endless = f.vector == VEC_AC && e->fault.vector == VEC_AC;
+        /*
+         * #AC is benign, so one that comes back, on the stack of a CPL 3 handler for it or for what came in between, would
+         * go on for ever in the processor; nothing can end that.
+         */
+        misaligned |= f.vector == VEC_AC;
+        bool endless = misaligned && e->fault.vector == VEC_AC;
         if (f.vector == VEC_DF || endless) {
             e->cpu.activity = ACTIVITY_SHUTDOWN;
             e->cpu.shadow = SHADOW_NONE;

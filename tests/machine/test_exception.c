@@ -229,6 +229,13 @@ static void a_conforming_handler_keeps_the_level(void **state)
     raise_exception_code(r->e, VEC_AC, 0);
     assert_int_equal(deliver_fault(r->e), STEP_NEXT);
     assert_int_equal(s->activity, ACTIVITY_SHUTDOWN);
+    /* Nor would #GP and #AC in turn: #GP's handler has that stack, and #AC's gate is none. */
+    s->activity = ACTIVITY_RUNNING;
+    rig_gate(r, VEC_GP, 0xf, 3, SEL_SCRATCH, 0x6000, 0);
+    rig_gate(r, VEC_AC, 0, 3, SEL_SCRATCH, 0x6000, 0);
+    raise_exception_code(r->e, VEC_GP, 0);
+    assert_int_equal(deliver_fault(r->e), STEP_NEXT);
+    assert_int_equal(s->activity, ACTIVITY_SHUTDOWN);
 }
 
 static void rf_is_pushed_for_faults_only(void **state)
