@@ -43,6 +43,18 @@ bool input_partial(const struct gdb_input *in)
     return in->end > in->start;
 }
 
+bool input_packet_begun(const struct gdb_input *in)
+{
+    return memchr(in->bytes + in->start, '$', in->end - in->start) != NULL;
+}
+
+void input_drop_acknowledgements(struct gdb_input *in)
+{
+    while (in->start < in->end && (in->bytes[in->start] == '+' || in->bytes[in->start] == '-'))
+        in->start++;
+    in->searched = 0;
+}
+
 static void skip_acknowledgements(struct gdb_input *in)
 {
     while (in->start < in->end && in->bytes[in->start] == '+')

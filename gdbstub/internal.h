@@ -128,6 +128,10 @@ bool input_refill(struct gdb_input *in);
 bool input_take_interrupt(struct gdb_input *in);
 /* Something has begun that is not complete. */
 bool input_partial(const struct gdb_input *in);
+/* There is a packet, or the beginning of one. */
+bool input_packet_begun(const struct gdb_input *in);
+/* Takes out what is said there about earlier packets of ours. */
+void input_drop_acknowledgements(struct gdb_input *in);
 /* Undoes the escapes of binary data in place; returns the new length, or SIZE_MAX when the last escape is cut off. */
 size_t input_unescape(uint8_t *data, size_t length);
 

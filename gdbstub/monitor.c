@@ -37,7 +37,7 @@ static bool given_up(void *context)
     struct gdb_server *s = context;
     if (server_interrupted(s))
         return true;
-    s->silent = s->source == GDB_FROM_FD && input_partial(&s->in);
+    s->silent = s->source == GDB_FROM_FD && input_packet_begun(&s->in);
     return s->silent;
 }
 

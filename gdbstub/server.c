@@ -120,6 +120,9 @@ static void handle_packet(struct gdb_server *s, const struct text *content)
     }
     buffer_clear(&s->reply);
     command_dispatch(s, &packet);
+    /* GDB asks for an answer again when it takes long: it cannot mean the one that it has not got yet. */
+    if (s->source == GDB_FROM_FD)
+        input_drop_acknowledgements(&s->in);
     if (!s->silent && !s->gone)
         output_reply(s);
 }

@@ -435,7 +435,7 @@ class Interrupting(Case):
     def setUpClass(cls):
         super().setUpClass()
         cls.trace = cls.path("long.dvm")
-        record(cls.trace, "preempt", "--append", "preemptions=400")
+        record(cls.trace, "preempt", "--append", "preemptions=1000")
 
     def setUp(self):
         self.server = Server(self.trace)
@@ -558,6 +558,38 @@ class Serving(Case):
         rip = register(json.loads(run("state", self.trace, "--json", "--at", "1000").stdout), "rip")
         self.assertEqual(int(re.search(r"0x[0-9a-f]+", parts[2]).group(), 16), rip)
         self.assertEqual(position(parts[3]), 1000)
+
+    def test_launch_configuration_of_vs_code(self):
+        """What the C/C++ extension does with docs/vscode-launch.json: gdb's machine interface."""
+        folder = self.path("workspace")
+        os.mkdir(folder)
+        with open(os.path.join(ROOT, "docs/vscode-launch.json")) as file:
+            launch = json.loads(file.read().replace("${workspaceFolder}", folder))["configurations"][0]
+        with open(os.path.join(folder, "dejavm.gdb"), "wb") as file:
+            file.write(run("gdbserver", "--print-commands").stdout)
+        self.assertTrue(launch["program"].endswith("/build/examples/racy"))
+        self.assertTrue(launch["miDebuggerServerAddress"].startswith("127.0.0.1:"))
+        server = self.server("--at", "start")
+        mi = Process(launch["miDebuggerPath"], "-nx", "-q", "--interpreter=mi")
+        self.addCleanup(mi.end)
+
+        def do(command, answer=r"\^(done|connected)"):
+            mi.say(command)
+            return mi.wait_for(rf"{answer}[^\n]*\n")
+
+        for setup in launch["setupCommands"]:
+            text = setup["text"]
+            do(text if text.startswith("-") else f'-interpreter-exec console "{text}"')
+        do("-file-exec-and-symbols " + os.path.join(gdbtest.EXAMPLES, "racy"))
+        do("-target-select remote " + server.address)
+        do("-break-insert guest_main")
+        self.assertIn('func="guest_main"', do("-exec-continue", r'\*stopped,reason="breakpoint-hit"'))
+        self.assertIn('func="guest_main"', do("-exec-next", r'\*stopped,reason="end-stepping-range"'))
+        do('-interpreter-exec console "reverse-continue"', r'\*stopped,reason="breakpoint-hit"')
+        do('-interpreter-exec console "reverse-continue"', rf'{NO_MORE_HISTORY}[^*]*\*stopped')
+        do('-interpreter-exec console "goto end"')
+        self.assertIn('func="guest_exit"', do("-stack-list-frames"))
+        self.assertIn("value=", do("-data-evaluate-expression ticks"))
 
     def test_where_it_starts(self):
         for at, pattern in (("start", r"position 0 of"), ("1000", r"position 1,000 of"), ("crash", r"\(100\.00%\)"), ("end", r"\(100\.00%\)"),
