@@ -53,7 +53,9 @@ uint64_t aim_place(struct isa_random *r, enum isa_place place, bool long_mode, u
         return long_mode ? ISA_KERNEL + (isa_one_in(r, 2) ? 0 : isa_below(r, 4096))
                          : 0xffffff00 - isa_below(r, room);
     case PLACE_NOT_CANONICAL:
-        return long_mode ? 0x0000800000000000ull + (isa_random(r) >> 18) * 64 : ISA_DATA + 0xc000;
+        return long_mode
+                   ? 0x0000800030000000ull + ((isa_random(r) & 0x7ffe) << 32) + 64 * isa_below(r, 0x1000)
+                   : ISA_DATA + 0xc000;
     case PLACE_ACROSS_CANONICAL:
         return long_mode ? around(r, 0x0000800000000000, room) : around(r, ISA_DATA + 0x1000, room);
     default:
@@ -105,15 +107,20 @@ static void set_address(struct aim *a, ZydisRegister reg, uint64_t value)
     *gpr = (value & mask) | (rest & ~mask);
 }
 
+static bool has_quadword_indices(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_VGATHERQPS || mnemonic == ZYDIS_MNEMONIC_VGATHERQPD ||
+           mnemonic == ZYDIS_MNEMONIC_VPGATHERQD || mnemonic == ZYDIS_MNEMONIC_VPGATHERQQ;
+}
+
 /* Indices of a gather: small ones, so that the elements lie around one address. */
 static void set_vector_index(struct aim *a, const ZydisDecodedOperand *o)
 {
     uint8_t *v = a->c->in.fpu.ymm[ZydisRegisterGetId(o->mem.index)];
-    for (unsigned i = 0; i < 32; i += 4) {
-        int32_t small = (int32_t)isa_below(a->r, 512) - 256;
-        if (i % 8 && isa_one_in(a->r, 2))
-            small = 0;
-        memcpy(v + i, &small, 4);
+    unsigned bytes = has_quadword_indices(a->insn.mnemonic) ? 8 : 4;
+    for (unsigned i = 0; i < 32; i += bytes) {
+        int64_t small = (int64_t)isa_below(a->r, 512) - 256;
+        memcpy(v + i, &small, bytes);
     }
 }
 

@@ -77,7 +77,7 @@ static void aim_transfer(struct aim *a)
         aim_relative(a);
     } else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
         /* A call through RSP pushes onto its target. */
-        if (aim_gpr(o->reg.value) != GPR_RSP)
+        if (aim_gpr(o->reg.value) != GPR_RSP || a->insn.meta.category != ZYDIS_CATEGORY_CALL)
             a->c->in.gpr[aim_gpr(o->reg.value)] = aim_target(a);
     } else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         put(pointer, &n, aim_target(a), far ? width : 8);
@@ -192,6 +192,11 @@ static void aim_division(struct aim *a)
     gpr[GPR_RDX] = (uint64_t)(dividend >> bits) & mask;
 }
 
+static uint64_t address_bits(const struct aim *a)
+{
+    return a->insn.address_width == 64 ? ~0ull : (1ull << a->insn.address_width) - 1;
+}
+
 /* A bit offset in a register reaches beyond the operand. */
 static void aim_bit_offset(struct aim *a)
 {
@@ -200,8 +205,10 @@ static void aim_bit_offset(struct aim *a)
         return;
     int reg = aim_gpr(o->reg.value);
     if ((m->mem.base != ZYDIS_REGISTER_NONE && reg == aim_gpr(m->mem.base)) ||
-        (m->mem.index != ZYDIS_REGISTER_NONE && reg == aim_gpr(m->mem.index)))
+        (m->mem.index != ZYDIS_REGISTER_NONE && reg == aim_gpr(m->mem.index))) {
+        a->c->in.gpr[reg] &= address_bits(a);
         return;
+    }
     uint64_t *gpr = &a->c->in.gpr[reg];
     unsigned range = isa_one_in(a->r, 2) ? 32768 : 64;
     *gpr = (uint64_t)(int64_t)((int)isa_below(a->r, range) - (int)range / 2);
