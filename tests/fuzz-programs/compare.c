@@ -62,12 +62,13 @@ static unsigned compare_fpu(char *text, size_t size, const struct fpu_state *a, 
 
 /*
  * KVM may look at an instruction whose #GP it was told of, in order to emulate it, and raise what its emulator finds: kvm_pvm makes
- * it #UD for misaligned SSE operands, #SS where a prefix names SS, #PF at the last canonical address. What the
- * exception should be, the host has said. What error code an address in the upper half has depends on where KVM itself is.
+ * it #UD for misaligned SSE operands, #SS where a prefix names SS, #PF at the last canonical address. The same
+ * can happen at the first #PF of a page. What the exception should be, the host has said. What error code an address in the upper half has depends on where KVM itself is.
  */
 static void forgive_kvm(struct isa_result *kvm, const struct isa_result *emulator)
 {
-    bool other_fault = kvm->vector >= 0 && emulator->vector == VEC_GP;
+    bool other_fault = (kvm->vector >= 0 && emulator->vector == VEC_GP) ||
+                       (kvm->vector == VEC_UD && emulator->vector == VEC_PF);
     bool upper_half = kvm->vector == VEC_PF && emulator->vector == VEC_PF && kvm->cr2 >> 63;
     if (other_fault || upper_half) {
         kvm->vector = emulator->vector;

@@ -26,7 +26,7 @@
 
 #define SHARDS        2u
 #define REPORTS_MAX   8u
-#define REPORT_BYTES  8192u
+#define REPORT_BYTES  32768u
 #define VECTORS       32u
 #define DATA_SHIFT    6u  /* programs that share the initial memory */
 #define ALARM_S       60u /* for as many programs */
@@ -273,7 +273,8 @@ static void fill_data(struct child *c, uint64_t group)
     isa_fill_memory(&r, c->data, sizeof c->data);
 }
 
-static void report(struct child *c, struct program *p)
+/* first: the differences that were found. They may not come again: then the program stays whole. */
+static void report(struct child *c, struct program *p, const char *first)
 {
     struct shard *s = c->shard;
     s->different++;
@@ -282,7 +283,8 @@ static void report(struct child *c, struct program *p)
     shrink(c, p);
     char *text = s->report[s->report_count++];
     program_print(p, text, REPORT_BYTES);
-    check(c, p, text, REPORT_BYTES);
+    if (check(c, p, text, REPORT_BYTES) != DIFFERENT)
+        append_text(text, REPORT_BYTES, "not again, but before: %s", first);
 }
 
 static void run_program(struct child *c, uint64_t seed)
@@ -308,7 +310,7 @@ static void run_program(struct child *c, uint64_t seed)
     else
         s->faults[(unsigned)c->emu_result.vector % VECTORS]++;
     if (v == DIFFERENT)
-        report(c, p);
+        report(c, p, text);
 }
 
 /* ---- children ---- */
