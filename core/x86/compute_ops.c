@@ -60,11 +60,14 @@ static enum step do_bound(struct emu *e, const struct plan *p)
     gva_t linear;
     unsigned size = p->op_size;
     uint8_t pair[8] = {0};
-    enum step step = plan_linear(e, p, 2 * (size_t)size, ACCESS_READ, &linear);
+    enum step step = plan_linear(e, p, size, ACCESS_READ, &linear);
     if (step == STEP_NEXT)
         step = mem_read(e, linear, pair, size);
     if (step == STEP_NEXT)
-        step = mem_read(e, linear + size, pair + size, size);
+        step = segment_linear(e, p->seg, truncate_to(plan_offset(e, p) + size, p->addr_size), size,
+                              ACCESS_READ, &linear);
+    if (step == STEP_NEXT)
+        step = mem_read(e, linear, pair + size, size);
     if (step != STEP_NEXT)
         return step;
     int32_t low, high, index;

@@ -195,6 +195,8 @@ static enum step do_xrstor(struct emu *e, const struct plan *p)
     bool compacted = header[1] & XCOMP_COMPACTED;
     uint64_t rfbm = requested(e), load = rfbm & header[0];
     if (load & XCR0_AVX)
+        step = plan_linear(e, p, XSAVE_END, ACCESS_READ, &linear);
+    if (step == STEP_NEXT && (load & XCR0_AVX))
         step = mem_read(e, linear + XSAVE_AVX, upper, 16 * (size_t)vector_count(p));
     if (step != STEP_NEXT)
         return step;

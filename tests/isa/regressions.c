@@ -40,6 +40,8 @@ const struct isa_regression isa_regressions[] = {
     {true, 3, {0x65, 0x8a, 0x03}, "GS: the offset has to be canonical too"},
     {false, 2, {0x63, 0x0b}, "ARPL: written only when it changes"},
     {false, 2, {0x62, 0x13}, "BOUND: two accesses"},
+    {false, 3, {0x66, 0x62, 0x18}, "BOUND: a segment's limit between the two"},
+    {false, 3, {0x0f, 0xae, 0x2b}, "XRSTOR: a segment's limit before the AVX part"},
     {true, 6, {0xf0, 0x48, 0x0f, 0xc7, 0x4d, 0xbc}, "CMPXCHG16B: alignment before the segment"},
     {true, 2, {0x0f, 0x31}, "RDTSC as the last instruction before an absent page"},
 };
