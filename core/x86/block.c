@@ -74,6 +74,8 @@ void block_cache_flush(struct emu *e)
     memset(c->heads, 0, BLOCK_HEADS * sizeof(struct block *));
     c->used = 0;
     c->generation++;
+    e->last_block = NULL;
+    e->link_epoch++;
     e->block_gone = true;
 }
 
@@ -394,9 +396,30 @@ enum step block_find_slow(struct emu *e, uint64_t linear, unsigned size, struct 
     return STEP_NEXT;
 }
 
-enum step block_find(struct emu *e, struct block **out)
+/* The block that followed the last one here before, or NULL. */
+static struct block *follow_link(const struct emu *e)
 {
-    unsigned size = code_size(e);
+    const struct block *from = e->last_block;
+    if (unlikely(!from))
+        return NULL;
+    for (unsigned i = 0; i < ARRAY_LEN(from->link); i++) {
+        const struct block_link *l = &from->link[i];
+        if (l->rip == e->cpu.rip && l->tlb == e->tlb && l->epoch == e->link_epoch && !l->to->dropped)
+            return l->to;
+    }
+    return NULL;
+}
+
+static void make_link(struct emu *e, struct block *to)
+{
+    struct block *from = e->last_block;
+    if (from)
+        from->link[from->link_turn++ % ARRAY_LEN(from->link)] =
+            (struct block_link){.rip = e->cpu.rip, .tlb = e->tlb, .epoch = e->link_epoch, .to = to};
+}
+
+static enum step find(struct emu *e, unsigned size, struct block **out)
+{
     uint64_t linear = e->cpu.rip;
     if (size != 8)
         linear = (uint32_t)(e->cpu.seg[SEG_CS].base + linear);
@@ -410,4 +433,23 @@ enum step block_find(struct emu *e, struct block **out)
         }
     }
     return block_find_slow(e, linear, size, out);
+}
+
+enum step block_find(struct emu *e, struct block **out)
+{
+    unsigned size = code_size(e);
+    if (likely(size == 8)) {
+        *out = follow_link(e);
+        if (likely(*out && (*out)->code_size == 8)) {
+            e->last_block = *out;
+            return STEP_NEXT;
+        }
+    }
+    enum step step = find(e, size, out);
+    if (step != STEP_NEXT)
+        return step;
+    if (size == 8)
+        make_link(e, *out);
+    e->last_block = *out;
+    return STEP_NEXT;
 }

@@ -4,7 +4,7 @@
  * A block holds consecutive instructions of one RAM page and one code size, up to a control transfer, the end of the
  * page or BLOCK_MAX_PLANS. An instruction that lies on two pages is a block of its own, which is only valid for
  * that pair of pages. Nothing else of the vCPU's state enters a block, so it is shared by all virtual addresses,
- * address spaces and privilege levels; whether the code may be fetched at all is asked of the TLB on each entry.
+ * address spaces and privilege levels; whether the code may be fetched at all is asked of the TLB on each entry, or known from a link.
  *
  * A write to a page with RAM_PAGE_CODE drops the blocks that hold a written byte. Dropped blocks stay readable until
  * the next block_lookup that decodes, so the instruction that made the write can finish.
@@ -16,6 +16,17 @@
 
 #define BLOCK_MAX_PLANS 32u
 
+/*
+ * Where a block of 64-bit code went on: valid while no translation was taken back (link_epoch) and for the same kind of access
+ * (TLB set), so that neither TLB nor hash need to be asked.
+ */
+struct block_link {
+    uint64_t rip;
+    const struct tlb_entry *tlb;
+    uint64_t epoch;
+    struct block *to;
+};
+
 struct block {
     const uint8_t *host;  /* first byte, in the RAM mapping: the key, with code_size */
     const uint8_t *host2; /* of an instruction on two pages: start of the second page; else NULL */
@@ -25,6 +36,8 @@ struct block {
     uint8_t code_size;
     uint8_t count;
     bool dropped;
+    uint8_t link_turn; /* the link to be replaced next */
+    struct block_link link[2];
     struct plan plan[];
 };
 

@@ -89,6 +89,8 @@ struct emu {
     uint64_t dirty_generation; /* ram->dirty_generation that the TLB's write tags were made under */
     struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
     struct block_cache *blocks;
+    struct block *last_block; /* the block found last, or NULL */
+    uint64_t link_epoch;      /* grows when a translation is taken back: links between blocks are void then */
     struct code_arena *arena;
     struct error error;                 /* message of a run that fails */
     uint8_t *bounce;                    /* 1024 bytes, 64-aligned: operands that cannot be used in place */

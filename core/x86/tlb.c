@@ -13,6 +13,7 @@ static void entry_clear(struct tlb_entry *t)
 
 void tlb_flush(struct emu *e)
 {
+    e->link_epoch++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             entry_clear(&e->tlb_sets[c][i]);
@@ -23,6 +24,7 @@ void tlb_flush(struct emu *e)
 
 void tlb_flush_page(struct emu *e, gva_t page)
 {
+    e->link_epoch++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         entry_clear(&e->tlb_sets[c][(page >> PAGE_SHIFT) & (TLB_ENTRIES - 1)]);
 }

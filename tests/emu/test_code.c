@@ -92,6 +92,32 @@ static void an_instruction_on_two_pages_follows_its_second_page(void **state)
     vm_destroy(vm);
 }
 
+/* A block that always goes on at the same address finds other code there as soon as a page table says so, without INVLPG. */
+static void a_call_follows_the_page_table(void **state)
+{
+    (void)state;
+    static const uint8_t loop[] = {
+        0xb9, 10,   0,    0, 0, /* mov ecx, 10 */
+        0xff, 0xd2,             /* 1: call rdx */
+        0x48, 0x31, 0x37,       /* xor [rdi], rsi: the page table entry */
+        0xff, 0xc9,             /* dec ecx */
+        0x75, 0xf7,             /* jnz 1b */
+        0xf4,                   /* hlt */
+    };
+    static const uint8_t add_1[] = {0x83, 0xc3, 1, 0xc3}, add_100[] = {0x83, 0xc3, 100, 0xc3};
+    const uint64_t function = 0x140000, other = 0x150000;
+    struct vm *vm = vm_create(loop, loop + sizeof(loop));
+    memcpy(vm_at(vm, function), add_1, sizeof(add_1));
+    memcpy(vm_at(vm, other), add_100, sizeof(add_100));
+    vm_set_gpr(vm, GPR_RBX, 0);
+    vm_set_gpr(vm, GPR_RDX, function);
+    vm_set_gpr(vm, GPR_RDI, VM_PT_LOW + (function >> 12) * 8);
+    vm_set_gpr(vm, GPR_RSI, function ^ other);
+    vm_run_to_halt(vm);
+    assert_int_equal(vm_state(vm)->gpr[GPR_RBX], 505);
+    vm_destroy(vm);
+}
+
 static void the_second_page_of_an_instruction_can_fault(void **state)
 {
     (void)state;
@@ -244,6 +270,7 @@ int main(void)
         cmocka_unit_test(an_instruction_on_two_pages_is_seen_to_change),
         cmocka_unit_test(an_instruction_is_dropped_with_its_second_page),
         cmocka_unit_test(an_instruction_on_two_pages_follows_its_second_page),
+        cmocka_unit_test(a_call_follows_the_page_table),
         cmocka_unit_test(the_second_page_of_an_instruction_can_fault),
         cmocka_unit_test(a_loop_may_rewrite_itself),
         cmocka_unit_test(rep_stos_over_the_following_code),
