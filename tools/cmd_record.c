@@ -26,6 +26,7 @@ struct recording {
     struct console console;
     struct progress progress;
     struct terminal *terminal;
+    unsigned interrupts; /* signals that came while it ran: those after it are meant for the sealing */
 };
 
 static bool parse_engine(const char *text, enum record_engine *out)
@@ -186,6 +187,7 @@ static int run_recorder(struct recording *r, struct record_result *result, bool 
         interrupt_stops_recorder(recorder);
         code = recorder_run(recorder, result, err);
         interrupt_stops_recorder(NULL);
+        r->interrupts = interrupt_count();
         progress_end(&r->progress);
         recorder_destroy(recorder);
     }
@@ -210,7 +212,7 @@ static int seal(const struct recording *r)
         message("%s is not sealed: the first command that replays it does so", path);
         return STATUS_OK;
     }
-    int code = session_seal(path, &totals, &err);
+    int code = session_seal_after(path, r->interrupts, &totals, &err);
     if (code == -EINTR) {
         message("sealing was interrupted: %s is good, and the first command that replays it seals it", path);
         return STATUS_OK;

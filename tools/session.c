@@ -35,10 +35,11 @@ static int read_info(const char *path, struct trace_info *out, struct error *err
     return 0;
 }
 
-int session_seal(const char *path, struct replay_totals *totals, struct error *err)
+int session_seal_after(const char *path, unsigned interrupts_before, struct replay_totals *totals,
+                       struct error *err)
 {
     struct trace_info info;
-    struct sealing sealing = {.interrupts_before = interrupt_count()};
+    struct sealing sealing = {.interrupts_before = interrupts_before};
     struct replay_hooks hooks = {.progress = sealing_progress, .context = &sealing};
     int code = read_info(path, &info, err);
     if (code)
@@ -49,6 +50,11 @@ int session_seal(const char *path, struct replay_totals *totals, struct error *e
     code = replay_seal(path, &hooks, totals, err);
     progress_end(&sealing.progress);
     return code;
+}
+
+int session_seal(const char *path, struct replay_totals *totals, struct error *err)
+{
+    return session_seal_after(path, interrupt_count(), totals, err);
 }
 
 int session_seal_on_demand(const char *path, struct replay_totals *totals, struct error *err)

@@ -9,6 +9,9 @@
 
 /* Seals the trace, with a progress line. -EINTR after Ctrl-C: the trace is unsealed, and good. */
 int session_seal(const char *path, struct replay_totals *totals, struct error *err) must_check;
+/* The same; signals beyond the first interrupts_before (interrupt_count() some time ago) end it. */
+int session_seal_after(const char *path, unsigned interrupts_before, struct replay_totals *totals,
+                       struct error *err) must_check;
 
 enum seal_outcome {
     SEAL_WAS_SEALED,

@@ -35,14 +35,16 @@ static void must(int status, const struct error *err)
         fail_msg("%s", err->message);
 }
 
-static void record(enum record_engine engine)
+static void record_once(enum record_engine engine, unsigned preemptions)
 {
+    char command_line[64];
+    snprintf(command_line, sizeof(command_line), "preemptions=%u", preemptions);
     struct error err = {0};
     struct recorder *recorder;
     static struct record_result result;
     struct record_options options = {.guest_path = guest_path,
                                      .trace_path = trace_path,
-                                     .command_line = "",
+                                     .command_line = command_line,
                                      .engine = engine,
                                      .ram_bytes = 64 << 20,
                                      .timeout_ns = 60000000000,
@@ -52,6 +54,21 @@ static void record(enum record_engine engine)
     must(recorder_run(recorder, &result, &err), &err);
     recorder_destroy(recorder);
     assert_int_equal(result.end, TRACE_END_DEBUG_EXIT);
+}
+
+/* A slow build of the emulator makes fewer steps in the same time: until there is a keyframe to go to. */
+static void record(enum record_engine engine)
+{
+    struct error err = {0};
+    uint64_t keyframes = 0;
+    for (unsigned preemptions = 24; keyframes < 2 && preemptions < 2000; preemptions *= 3) {
+        struct trace_reader *reader;
+        record_once(engine, preemptions);
+        must(replay_seal(trace_path, NULL, NULL, &err), &err);
+        must(trace_reader_open(&reader, trace_path, &err), &err);
+        keyframes = trace_reader_info(reader)->keyframes;
+        trace_reader_close(reader);
+    }
 }
 
 /* The digest is computed in full here, not the incremental way that the replay itself uses. */
