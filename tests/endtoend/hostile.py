@@ -12,10 +12,12 @@ TIMEOUT_S = 0.5
 # Random or endless ones; the value says whether the replay must be exact.
 MODES = {
     "ports": True, "mmio": True, "tables": True, "system": False, "triple": True, "cr3": True, "stack": True,
-    "ud": True, "pf": True, "nested": True, "rep-ram": True, "rep-mmio": True, "rep-port": True,
+    "ud": True, "pf": True, "nested": False, "rep-ram": True, "rep-mmio": True, "rep-port": True,
     "rep-mmio-read": True, "rep-port-read": True, "halt": True,
     "spin": True, "nowhere": True, "not-canonical": True,
 }
+# "nested" overwrites its own code with exception frames and executes those. Where that makes an IRET with a bad selector, kvm_pvm
+# pushes the error code 0 instead of the selector (SDM 2, IRET; tests/ring0/deviations.c), and the recording diverges.
 # "system" writes random values to control registers. A KVM that accepts CR4 bits which CPUID hides goes another way than the
 # CPU model; such a recording diverges, and says so. That is a deviation of that KVM, not of the guest.
 
