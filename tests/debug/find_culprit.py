@@ -9,6 +9,14 @@ WRITES_MAX = 5000
 READ = {"list_take": ("first", "first = list->head"), "list_give": ("item->next", "item->next = list->head")}
 
 
+def is_stale(function):
+    """What the thread had read is not so any more: the head, or (the item went and came back) the item after it."""
+    value = gdb.parse_and_eval
+    if value(READ[function][0]) != value("free_items.head"):
+        return True
+    return function == "list_take" and value("rest") != value("first->next")
+
+
 def do(command):
     return gdb.execute(command, to_string=True)
 
@@ -24,7 +32,7 @@ def find():
         function = gdb.selected_frame().name()
         if function not in READ:
             raise gdb.GdbError(f"came to {function} without finding it")
-        if gdb.parse_and_eval(READ[function][0]) != gdb.parse_and_eval("free_items.head"):
+        if is_stale(function):
             return function
     raise gdb.GdbError("looked at too many writes")
 
