@@ -48,24 +48,6 @@ static uint8_t register_operand(ZydisRegister reg)
     }
 }
 
-static uint8_t segment_number(ZydisRegister reg)
-{
-    switch (reg) {
-    case ZYDIS_REGISTER_ES:
-        return SEG_ES;
-    case ZYDIS_REGISTER_CS:
-        return SEG_CS;
-    case ZYDIS_REGISTER_SS:
-        return SEG_SS;
-    case ZYDIS_REGISTER_FS:
-        return SEG_FS;
-    case ZYDIS_REGISTER_GS:
-        return SEG_GS;
-    default:
-        return SEG_DS;
-    }
-}
-
 /* What implicit operands (string sources, XLAT, MASKMOV) use: the override, or DS. */
 static uint8_t default_segment(const ZydisDecodedInstruction *insn)
 {
@@ -93,7 +75,7 @@ static uint8_t address_register(ZydisRegister reg)
 
 static void fill_memory(struct plan *p, const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *o)
 {
-    p->seg = segment_number(o->mem.segment);
+    p->seg = plan_segment(o->mem.segment);
     p->base = address_register(o->mem.base);
     p->index = address_register(o->mem.index);
     p->scale = o->mem.scale ? o->mem.scale : 1;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <Zydis/Zydis.h>
+#include "core/x86/plan.h"
 
 /* ---- translation ---- */
 
@@ -217,24 +217,6 @@ static uint64_t register_value(const struct vcpu_state *s, ZydisRegister reg, ui
     return width >= 64 ? value : value & ((1ull << width) - 1);
 }
 
-static unsigned segment_number(ZydisRegister reg)
-{
-    switch (reg) {
-    case ZYDIS_REGISTER_ES:
-        return SEG_ES;
-    case ZYDIS_REGISTER_CS:
-        return SEG_CS;
-    case ZYDIS_REGISTER_SS:
-        return SEG_SS;
-    case ZYDIS_REGISTER_FS:
-        return SEG_FS;
-    case ZYDIS_REGISTER_GS:
-        return SEG_GS;
-    default:
-        return SEG_DS;
-    }
-}
-
 static gva_t operand_address(const struct vcpu_state *s, const struct decoded *d,
                              const ZydisDecodedOperand *o, uint64_t next_rip)
 {
@@ -244,7 +226,7 @@ static gva_t operand_address(const struct vcpu_state *s, const struct decoded *d
         offset += (uint64_t)o->mem.disp.value;
     if (d->insn.address_width < 64)
         offset &= (1ull << d->insn.address_width) - 1;
-    return linear_of(s, segment_number(o->mem.segment), offset);
+    return linear_of(s, plan_segment(o->mem.segment), offset);
 }
 
 struct witness_list {

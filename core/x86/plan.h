@@ -8,6 +8,7 @@
 #include <Zydis/Zydis.h>
 
 #include "core/base/types.h"
+#include "core/vcpu_state.h"
 
 struct emu;
 struct plan;
@@ -101,5 +102,24 @@ extern const struct plan_handlers fpu_handlers;    /* fpu_state.c: FXSAVE, XSAVE
  */
 int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size,
                 struct plan *out) must_check;
+
+/* enum segment_register of a segment register; DS for none. */
+static inline uint8_t plan_segment(ZydisRegister reg)
+{
+    switch (reg) {
+    case ZYDIS_REGISTER_ES:
+        return SEG_ES;
+    case ZYDIS_REGISTER_CS:
+        return SEG_CS;
+    case ZYDIS_REGISTER_SS:
+        return SEG_SS;
+    case ZYDIS_REGISTER_FS:
+        return SEG_FS;
+    case ZYDIS_REGISTER_GS:
+        return SEG_GS;
+    default:
+        return SEG_DS;
+    }
+}
 
 #endif

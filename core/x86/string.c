@@ -485,24 +485,6 @@ static struct form form_of(ZydisMnemonic mnemonic)
     }
 }
 
-static uint8_t segment_of(ZydisRegister reg)
-{
-    switch (reg) {
-    case ZYDIS_REGISTER_ES:
-        return SEG_ES;
-    case ZYDIS_REGISTER_CS:
-        return SEG_CS;
-    case ZYDIS_REGISTER_SS:
-        return SEG_SS;
-    case ZYDIS_REGISTER_FS:
-        return SEG_FS;
-    case ZYDIS_REGISTER_GS:
-        return SEG_GS;
-    default:
-        return SEG_DS;
-    }
-}
-
 /* F2 and F3 repeat all of these alike; only CMPS and SCAS look at which it is. */
 static uint8_t rep_of(const ZydisDecodedInstruction *insn)
 {
@@ -526,7 +508,7 @@ static bool setup(struct plan *p, const ZydisDecodedInstruction *insn, const Zyd
         bool source = o->mem.base == ZYDIS_REGISTER_RSI || o->mem.base == ZYDIS_REGISTER_ESI ||
                       o->mem.base == ZYDIS_REGISTER_SI;
         if (source)
-            p->seg = segment_of(o->mem.segment);
+            p->seg = plan_segment(o->mem.segment);
     }
     p->fn = p->rep == PLAN_REP_NONE ? do_once : do_rep;
     return true;
