@@ -35,6 +35,7 @@ struct machine {
     uint64_t clock_ns;
     struct machine_timer *timers; /* armed ones, earliest first */
     bool running_timers;
+    struct machine_work *work; /* queued, first to last */
     enum machine_end end;
     uint32_t end_status;
     input_fn input;
@@ -349,6 +350,59 @@ void machine_run_timers(struct machine *m)
         t->fire(t->device, m->clock_ns);
     }
     m->running_timers = false;
+}
+
+/* ---- deferred work, direct memory access ---- */
+
+void machine_work_init(struct machine_work *w, void (*run)(void *device), void *device)
+{
+    *w = (struct machine_work){.run = run, .device = device};
+}
+
+void machine_queue_work(struct machine *m, struct machine_work *w)
+{
+    if (w->queued)
+        return;
+    struct machine_work **link = &m->work;
+    while (*link)
+        link = &(*link)->next;
+    w->queued = true;
+    w->next = NULL;
+    *link = w;
+}
+
+bool machine_work_waits(const struct machine *m)
+{
+    return m->work != NULL;
+}
+
+void machine_run_work(struct machine *m)
+{
+    struct machine_work *list = m->work;
+    m->work = NULL; /* what is queued from now on waits for the next call */
+    while (list) {
+        struct machine_work *w = list;
+        list = w->next;
+        w->next = NULL;
+        w->queued = false;
+        w->run(w->device);
+    }
+}
+
+int machine_dma_read(struct machine *m, gpa_t gpa, void *out, size_t length)
+{
+    return ram_read(m->ram, gpa, out, length);
+}
+
+int machine_dma_write(struct machine *m, gpa_t gpa, const void *data, size_t length)
+{
+    if (!m->host.dma_write)
+        return ram_write(m->ram, gpa, data, length);
+    if (!ram_covers(m->ram, gpa, length))
+        return -EFAULT;
+    if (length)
+        m->host.dma_write(m->host.context, gpa, data, length);
+    return 0;
 }
 
 /* ---- interrupts, end, input ---- */

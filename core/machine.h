@@ -47,10 +47,26 @@ struct machine_timer {
     struct machine_timer *next;
 };
 
+/*
+ * Work of a device that cannot be done inside a guest's access, because it writes RAM: the session has it done at the next boundary
+ * between two instructions. Embedded in the device.
+ */
+struct machine_work {
+    void (*run)(void *device);
+    void *device;
+    bool queued;
+    struct machine_work *next;
+};
+
 /* What devices use to make the outside know: host back-ends, all optional (NULL function = discarded). */
 struct machine_host {
     /* Bytes the guest printed. channel: 0 = first serial port, 1 = debug console (0xe9). */
     void (*console_output)(void *context, unsigned channel, const uint8_t *data, size_t length);
+    /*
+     * A device is about to write RAM (machine_dma_write), between two instructions: writes the event, and then RAM. The range is
+     * RAM. NULL: the machine writes RAM itself (a machine without a recorder).
+     */
+    void (*dma_write)(void *context, gpa_t gpa, const void *data, size_t length);
     /* Seconds since 1970-01-01 UTC at machine clock 0 (asked once, when the RTC is attached). */
     int64_t start_time_s;
     void *context;
@@ -127,6 +143,19 @@ uint64_t machine_next_deadline_ns(const struct machine *m); /* UINT64_MAX: none 
  * of the delay to make up for is the device's decision.
  */
 void machine_run_timers(struct machine *m);
+
+void machine_work_init(struct machine_work *w, void (*run)(void *device), void *device);
+/* Nothing if it is queued already. May be called at any time, also by work that runs: it is run again later then, not now. */
+void machine_queue_work(struct machine *m, struct machine_work *w);
+bool machine_work_waits(const struct machine *m);
+void machine_run_work(struct machine *m); /* in the order in which it was queued */
+
+/*
+ * Direct memory access. Reading is possible at any time; writing only from machine_work. -EFAULT, and nothing is read or written,
+ * when any byte of [gpa, gpa+length) is not RAM.
+ */
+int machine_dma_read(struct machine *m, gpa_t gpa, void *out, size_t length) must_check;
+int machine_dma_write(struct machine *m, gpa_t gpa, const void *data, size_t length) must_check;
 
 void machine_set_irq(struct machine *m, unsigned irq, bool level);
 bool machine_interrupt_pending(const struct machine *m);

@@ -102,6 +102,11 @@ static uint64_t range_offset(const struct guest_ram *ram, gpa_t gpa, size_t leng
     return length <= end - offset ? offset : RAM_NO_OFFSET;
 }
 
+bool ram_covers(const struct guest_ram *ram, gpa_t gpa, size_t length)
+{
+    return length == 0 || range_offset(ram, gpa, length) != RAM_NO_OFFSET;
+}
+
 int ram_read(const struct guest_ram *ram, gpa_t gpa, void *out, size_t length)
 {
     if (length == 0)

@@ -91,6 +91,9 @@ static inline void ram_mark_dirty(struct guest_ram *ram, uint64_t page)
 /* Empties the dirty list (after the caller has read it). */
 void ram_clear_dirty(struct guest_ram *ram);
 
+/* True when every byte of [gpa, gpa+length) is RAM. */
+bool ram_covers(const struct guest_ram *ram, gpa_t gpa, size_t length);
+
 /* Copies; -EFAULT (nothing copied) when any byte of [gpa, gpa+length) is not RAM. Writes mark dirty. */
 int ram_read(const struct guest_ram *ram, gpa_t gpa, void *out, size_t length) must_check;
 int ram_write(struct guest_ram *ram, gpa_t gpa, const void *data, size_t length) must_check;

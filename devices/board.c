@@ -40,8 +40,9 @@ static int post_code_attach(struct machine *m, struct error *err)
     return device_add_byte_ports(m, 0x80, 1, NULL, NULL, NULL, "POST code port", err);
 }
 
-int board_attach(struct machine *m, struct error *err)
+int board_attach(struct machine *m, const struct board_options *options, struct error *err)
 {
+    (void)options;
     int (*const attach[])(struct machine *, struct error *) = {
         pic_attach,
         pit_attach,

@@ -19,7 +19,44 @@ int acpi_pm_timer_attach(struct machine *m,
 int debug_exit_attach(struct machine *m, struct error *err) must_check; /* isa-debug-exit, port f4 */
 int debug_console_attach(struct machine *m, struct error *err) must_check; /* port e9, console channel 1 */
 
-/* The whole board: all of the above, PIC first. */
-int board_attach(struct machine *m, struct error *err) must_check;
+/* A disk of the guest: raw or qcow2, told by what is in the file. */
+struct board_disk {
+    const char *path;
+    bool read_only; /* the guest is told that it cannot write */
+    bool
+        write_through; /* guest writes go to the file; otherwise to a copy that is gone after the recording */
+};
+
+/* A folder of the host that the guest can mount, by its tag. */
+struct board_share {
+    const char *path;
+    const char *tag;
+    bool read_only;
+};
+
+/* A network card behind a user-mode network. */
+struct board_net {
+    bool present;
+    const char *const
+        *forwards; /* "tcp:127.0.0.1:8080-:80": host address and port to guest address and port */
+    size_t forward_count;
+};
+
+enum board_kind {
+    BOARD_PC,      /* with PCI, APICs, ACPI */
+    BOARD_MINIMAL, /* the devices of the ISA bus only: the least that an operating system can start with */
+};
+
+struct board_options {
+    enum board_kind kind;
+    const struct board_disk *disks; /* virtio block devices, in this order */
+    size_t disk_count;
+    const struct board_share *shares;
+    size_t share_count;
+    struct board_net net;
+};
+
+/* The whole board. What options points to is read in this call only. */
+int board_attach(struct machine *m, const struct board_options *options, struct error *err) must_check;
 
 #endif

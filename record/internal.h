@@ -48,6 +48,9 @@ struct recorder {
     uint64_t last_digest_ns, last_flush_ns, last_progress_ns;
     position_t last_digest_position;
     uint64_t interrupts;
+    bool
+        dma_placed; /* under kvm: work that runs now has written RAM already, at a place that the trace knows */
+    uint64_t dma_bytes;
     uint64_t time_in_devices_ns, time_halted_ns;
     struct landmark_page *landmark_pages; /* LANDMARK_MAX_PAGES */
 };
@@ -72,6 +75,8 @@ bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns);
 /* record_events.c */
 /* Takes the waiting interrupt from the controller, writes it at the vCPU's place, and delivers it. */
 int record_interrupt(struct recorder *r, struct error *err) must_check;
+/* machine_host.dma_write of the recording; context is the recorder. The vCPU stands at a boundary that can be named. */
+void record_dma(void *context, gpa_t gpa, const void *data, size_t length);
 /* Writes a digest of registers and RAM at the vCPU's place. */
 int record_digest(struct recorder *r, struct error *err) must_check;
 /* True when it is time for the next digest. */

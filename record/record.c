@@ -176,10 +176,12 @@ static int load_guest(struct recorder *r, const struct guest_files *files, struc
 
 static int create_machine(struct recorder *r, int64_t start_time_s, struct error *err)
 {
-    struct machine_host host = {
-        .console_output = record_console_output, .start_time_s = start_time_s, .context = r};
+    struct machine_host host = {.console_output = record_console_output,
+                                .dma_write = record_dma,
+                                .start_time_s = start_time_s,
+                                .context = r};
     int status = machine_create(&r->machine, r->ram, &host, err);
-    return status < 0 ? status : board_attach(r->machine, err);
+    return status < 0 ? status : board_attach(r->machine, &r->options.board, err);
 }
 
 static int set_up(struct recorder *r, struct guest_files *files, struct error *err)

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/kvm/kvm_engine.h"
 #include "core/machine.h"
+#include "devices/devices.h"
 #include "trace-format/trace_writer.h"
 
 enum record_engine { RECORD_ENGINE_AUTO, RECORD_ENGINE_KVM, RECORD_ENGINE_EMU };
@@ -14,8 +15,9 @@ enum record_engine { RECORD_ENGINE_AUTO, RECORD_ENGINE_KVM, RECORD_ENGINE_EMU };
 struct record_options {
     const char *guest_path;
     const char *trace_path;
-    const char *initrd_path;  /* NULL: none */
-    const char *command_line; /* "" if none */
+    const char *initrd_path;    /* NULL: none */
+    const char *command_line;   /* "" if none */
+    struct board_options board; /* what it points to is read in recorder_create only */
     enum record_engine engine;
     uint64_t ram_bytes;
     uint64_t timeout_ns; /* of host time; 0: none */

@@ -81,7 +81,7 @@ static int leave_devices(struct recorder *r, uint64_t entered_ns)
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
     if (r->failed)
         return r->error.code;
-    if (nearer || machine_end(r->machine, NULL) != MACHINE_END_NONE)
+    if (nearer || machine_work_waits(r->machine) || machine_end(r->machine, NULL) != MACHINE_END_NONE)
         return BOUNDARY_STOP;
     if (machine_interrupt_pending(r->machine) && !r->window_wanted)
         return BOUNDARY_STOP;

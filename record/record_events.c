@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/x86/emu.h"
 #include "core/x86/inspect.h"
 
 static void add_memory_words(struct recorder *r, const struct vcpu_state *state, struct landmark *landmark)
@@ -152,6 +153,44 @@ int record_interrupt(struct recorder *r, struct error *err)
     r->interrupts++;
     r->halted = false;
     return r->engine->ops->interrupt(r->engine, event.vector, err);
+}
+
+/* One event of at most EVENT_MAX_DATA bytes, and what it says. */
+static int dma_piece(struct recorder *r, gpa_t gpa, const uint8_t *data, size_t length, struct error *err)
+{
+    struct event event = {.type = EVENT_DMA, .address = gpa, .data = data, .data_length = length};
+    struct landmark landmark;
+    int status = 0;
+    if (r->is_kvm && r->dma_placed)
+        event.place = PLACE_PREVIOUS, event.position = POSITION_UNKNOWN;
+    else
+        status = place_here(r, &event, &landmark, err);
+    if (status == 0)
+        status = write_event(r, &event, err);
+    if (status < 0)
+        return status;
+    r->dma_placed = true;
+    r->dma_bytes += length;
+    status = ram_write(r->ram, gpa, data, length);
+    if (status < 0)
+        return error_errno(err, status, "DMA to guest physical 0x%" PRIx64, gpa);
+    if (!r->is_kvm) {
+        emu_ram_changed(r->engine, ram_offset(r->ram, gpa), length);
+        r->engine->ops->set_position(r->engine, event.position + 1);
+    }
+    return 0;
+}
+
+void record_dma(void *context, gpa_t gpa, const void *data, size_t length)
+{
+    struct recorder *r = context;
+    const uint8_t *bytes = data;
+    for (size_t done = 0; done < length && !r->failed;) {
+        size_t now = length - done < EVENT_MAX_DATA ? length - done : EVENT_MAX_DATA;
+        if (dma_piece(r, gpa + done, bytes + done, now, &r->error) < 0)
+            r->failed = true;
+        done += now;
+    }
 }
 
 static int write_note(struct recorder *r, const char *text, struct error *err)

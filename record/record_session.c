@@ -7,6 +7,9 @@
 
 #include "core/x86/inspect.h"
 
+/* How long a vCPU that stands where no event can be placed is let run on. */
+#define WORK_RETRY_NS 1000000u
+
 /* How the run ended, once it has. */
 struct ending {
     bool ended;
@@ -42,6 +45,12 @@ static int housekeeping(struct recorder *r, struct ending *ending, struct error 
     return 0;
 }
 
+/* Under KVM an injected event may still be on its way into the guest: such a place has no name. */
+static bool can_name_place(const struct recorder *r)
+{
+    return !r->is_kvm || kvm_engine_settled(r->engine);
+}
+
 /* Brings the devices up to the present. */
 static int service(struct recorder *r, struct ending *ending, struct error *err)
 {
@@ -51,7 +60,15 @@ static int service(struct recorder *r, struct ending *ending, struct error *err)
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
     machine_run_timers(r->machine);
     record_offer_input(r);
+    if (machine_work_waits(r->machine) && can_name_place(r)) {
+        r->dma_placed = false;
+        machine_run_work(r->machine);
+    }
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered;
+    if (r->failed) {
+        *err = r->error;
+        return r->error.code;
+    }
     return housekeeping(r, ending, err);
 }
 
@@ -64,6 +81,8 @@ static uint64_t next_deadline(const struct recorder *r)
         deadline = r->last_flush_ns + RECORD_FLUSH_NS;
     if (device < deadline && !record_deadline_by_steps(r, device))
         deadline = device;
+    if (machine_work_waits(r->machine)) /* the vCPU has to get on a little first */
+        deadline = record_host_now_ns(r->host) + WORK_RETRY_NS;
     if (r->options.timeout_ns && r->options.timeout_ns < deadline)
         deadline = r->options.timeout_ns;
     return deadline;
@@ -147,7 +166,7 @@ static int turn(struct recorder *r, struct ending *ending, struct error *err)
         record_host_sleep(r->host, next_deadline(r));
         r->time_halted_ns += record_host_now_ns(r->host) - start;
         return 0;
-    } else if (record_digest_due(r) && (!r->is_kvm || kvm_engine_settled(r->engine))) {
+    } else if (record_digest_due(r) && can_name_place(r)) {
         status = record_digest(r, err);
         if (status < 0)
             return status;
@@ -161,11 +180,11 @@ static int turn(struct recorder *r, struct ending *ending, struct error *err)
  */
 static int settle(struct recorder *r, struct ending *ending, struct error *err)
 {
-    for (unsigned i = 0; i < 1000 && r->is_kvm && ending->end != TRACE_END_SHUTDOWN; i++) {
-        if (kvm_engine_settled(r->engine))
+    for (unsigned i = 0; i < 1000 && ending->end != TRACE_END_SHUTDOWN; i++) {
+        if (can_name_place(r))
             return 0;
         machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
-        record_host_arm(r->host, record_host_now_ns(r->host) + 1000000);
+        record_host_arm(r->host, record_host_now_ns(r->host) + WORK_RETRY_NS);
         int status = run_vcpu(r, ending, err);
         if (status < 0)
             return status;

@@ -40,7 +40,7 @@ static inline struct fixture *fixture_create(uint64_t ram_bytes, int64_t start_t
         assert_int_equal(ram_create(&f->ram, ram_bytes, &err), 0);
     struct machine_host host = {.console_output = fixture_print, .start_time_s = start_time_s, .context = f};
     assert_int_equal(machine_create(&f->m, f->ram, &host, &err), 0);
-    assert_int_equal(board_attach(f->m, &err), 0);
+    assert_int_equal(board_attach(f->m, &(struct board_options){.kind = BOARD_MINIMAL}, &err), 0);
     return f;
 }
 

@@ -57,10 +57,10 @@ static void a_board_without_a_host_prints_nowhere(void **state)
     struct error err;
     (void)state;
     assert_int_equal(machine_create(&m, NULL, NULL, &err), 0);
-    assert_int_equal(board_attach(m, &err), 0);
+    assert_int_equal(board_attach(m, &(struct board_options){.kind = BOARD_MINIMAL}, &err), 0);
     machine_port_write(m, 0xe9, 1, 'x');
     machine_port_write(m, 0x3f8, 1, 'x');
-    assert_int_equal(board_attach(m, &err), -EEXIST);
+    assert_int_equal(board_attach(m, &(struct board_options){.kind = BOARD_MINIMAL}, &err), -EEXIST);
     assert_non_null(strstr(err.message, "8259A"));
     machine_destroy(m);
 }

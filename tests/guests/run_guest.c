@@ -309,7 +309,7 @@ static int create(struct runner *r, struct error *err)
     if (!rc)
         rc = machine_create(&r->machine, r->ram, &host, err);
     if (!rc)
-        rc = board_attach(r->machine, err);
+        rc = board_attach(r->machine, &(struct board_options){.kind = BOARD_MINIMAL}, err);
     if (!rc)
         rc = load_image(r, &state, err);
     if (!rc)
