@@ -2,8 +2,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define PORT_LAST     ((uint64_t)0xffff)
 #define CLOCK_LAST_NS ((uint64_t)1 << 62) /* leaves devices room for signed differences */
@@ -38,8 +41,13 @@ struct machine {
     struct machine_work *work; /* queued, first to last */
     enum machine_end end;
     uint32_t end_status;
-    input_fn input;
-    void *input_device;
+    struct {
+        input_fn take;
+        void *device;
+    } input[CONSOLE_COUNT];
+    enum machine_console input_console;
+    resize_fn resize;
+    void *resize_device;
 };
 
 int machine_create(struct machine **out, struct guest_ram *ram, const struct machine_host *host,
@@ -444,13 +452,68 @@ enum machine_end machine_end(const struct machine *m, uint32_t *status)
     return m->end;
 }
 
+void machine_set_console_input(struct machine *m, enum machine_console console, input_fn take, void *device)
+{
+    m->input[console].take = take;
+    m->input[console].device = device;
+}
+
 void machine_set_input(struct machine *m, input_fn take, void *device)
 {
-    m->input = take;
-    m->input_device = device;
+    machine_set_console_input(m, CONSOLE_SERIAL, take, device);
+}
+
+void machine_select_input(struct machine *m, enum machine_console console)
+{
+    m->input_console = console;
 }
 
 size_t machine_input(struct machine *m, const uint8_t *data, size_t length)
 {
-    return m->input && length > 0 ? m->input(m->input_device, data, length) : 0;
+    input_fn take = m->input[m->input_console].take;
+    return take && length > 0 ? take(m->input[m->input_console].device, data, length) : 0;
+}
+
+void machine_set_resize(struct machine *m, resize_fn resize, void *device)
+{
+    m->resize = resize;
+    m->resize_device = device;
+}
+
+void machine_resize(struct machine *m, unsigned columns, unsigned rows)
+{
+    if (m->resize)
+        m->resize(m->resize_device, columns, rows);
+}
+
+/* ---- remarks, random numbers ---- */
+
+void machine_mark(struct machine *m, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    if (!m->host.mark)
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    m->host.mark(m->host.context, text);
+}
+
+void machine_entropy(struct machine *m, void *out, size_t length)
+{
+    uint8_t *bytes = out;
+    if (m->host.entropy) {
+        m->host.entropy(m->host.context, out, length);
+        return;
+    }
+    for (size_t done = 0; done < length;) {
+        ssize_t n = getrandom(bytes + done, length - done, 0);
+        if (n > 0)
+            done += (size_t)n;
+        else if (errno != EINTR) { /* there is no such kernel (Linux 3.17 and later have it) */
+            memset(bytes + done, 0, length - done);
+            return;
+        }
+    }
 }

@@ -7,6 +7,8 @@
 #ifndef DEJAVM_CORE_MACHINE_H
 #define DEJAVM_CORE_MACHINE_H
 
+#include <poll.h>
+
 #include "core/base/error.h"
 #include "core/base/types.h"
 #include "core/ram.h"
@@ -58,15 +60,35 @@ struct machine_work {
     struct machine_work *next;
 };
 
+/* The guest's consoles. */
+enum machine_console {
+    CONSOLE_SERIAL, /* the first serial port */
+    CONSOLE_DEBUG,  /* port 0xe9 */
+    CONSOLE_VIRTIO, /* hvc0 of a Linux guest */
+    CONSOLE_COUNT
+};
+
+#define MACHINE_WATCH_MAX 1024u
+
 /* What devices use to make the outside know: host back-ends, all optional (NULL function = discarded). */
 struct machine_host {
-    /* Bytes the guest printed. channel: 0 = first serial port, 1 = debug console (0xe9). */
+    /* Bytes the guest printed. channel: enum machine_console. */
     void (*console_output)(void *context, unsigned channel, const uint8_t *data, size_t length);
     /*
      * A device is about to write RAM (machine_dma_write), between two instructions: writes the event, and then RAM. The range is
      * RAM. NULL: the machine writes RAM itself (a machine without a recorder).
      */
     void (*dma_write)(void *context, gpa_t gpa, const void *data, size_t length);
+    /* machine_mark: one line of text. */
+    void (*mark)(void *context, const char *text);
+    /* machine_entropy. NULL: the host's own random numbers. */
+    void (*entropy)(void *context, void *out, size_t length);
+    /*
+     * The descriptors that a device's back-end waits for from now on, instead of those of the call before (copied; at most
+     * MACHINE_WATCH_MAX): when one is ready, work is queued, once for each call. There is one device that watches. A descriptor may
+     * be closed before the next call.
+     */
+    void (*watch)(void *context, const struct pollfd *fds, size_t count, struct machine_work *work);
     /* Seconds since 1970-01-01 UTC at machine clock 0 (asked once, when the RTC is attached). */
     int64_t start_time_s;
     void *context;
@@ -165,12 +187,27 @@ uint8_t machine_interrupt_acknowledge(struct machine *m);
 void machine_request_end(struct machine *m, enum machine_end end, uint32_t status);
 enum machine_end machine_end(const struct machine *m, uint32_t *status);
 
+/* A remark that the trace keeps at this place: what a device has to tell of what the guest did wrong. At most 511 bytes. */
+void machine_mark(struct machine *m, const char *format, ...) format_printf(2, 3);
+
+/* Random bytes for the guest. What reaches it is an input like any other, and recorded where it crosses. */
+void machine_entropy(struct machine *m, void *out, size_t length);
+
 /*
- * Bytes for the guest's serial port from the host. Returns how many were taken (the port has a FIFO); the
+ * Bytes for the guest's serial port, or another console that was selected, from the host. Returns how many were taken (the port has a FIFO); the
  * rest is to be offered again after the guest read some.
  */
 typedef size_t (*input_fn)(void *device, const uint8_t *data, size_t length);
 void machine_set_input(struct machine *m, input_fn take, void *device);
 size_t machine_input(struct machine *m, const uint8_t *data, size_t length);
+/* As machine_set_input, for any console. */
+void machine_set_console_input(struct machine *m, enum machine_console console, input_fn take, void *device);
+/* The console that machine_input's bytes go to; CONSOLE_SERIAL until this is called. */
+void machine_select_input(struct machine *m, enum machine_console console);
+
+/* The host's terminal has another size now. */
+typedef void (*resize_fn)(void *device, unsigned columns, unsigned rows);
+void machine_set_resize(struct machine *m, resize_fn resize, void *device);
+void machine_resize(struct machine *m, unsigned columns, unsigned rows);
 
 #endif

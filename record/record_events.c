@@ -203,6 +203,16 @@ static int write_note(struct recorder *r, const char *text, struct error *err)
     return write_event(r, &event, err);
 }
 
+void record_mark(void *context, const char *text)
+{
+    struct event event = {.type = EVENT_MARK,
+                          .place = PLACE_PREVIOUS,
+                          .position = POSITION_UNKNOWN,
+                          .data = (const uint8_t *)text,
+                          .data_length = strlen(text)};
+    record_event(context, &event);
+}
+
 static int write_unclaimed(struct recorder *r, const char *kind, const struct unclaimed *list, size_t count,
                            struct error *err)
 {

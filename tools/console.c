@@ -10,9 +10,9 @@
 
 enum { WAIT_MS = 100, WAITS_AFTER_END = 10 };
 
-void console_begin(struct console *c, int serial_fd, int debug_fd)
+void console_begin(struct console *c, int serial_fd, int other_fd)
 {
-    *c = (struct console){.fd = {serial_fd, debug_fd}, .fresh_line = true};
+    *c = (struct console){.fd = {serial_fd, other_fd, other_fd}, .fresh_line = true};
 }
 
 /* Until a reader makes room; once the run is to end, for a second. */

@@ -4,7 +4,7 @@
 
 #include "core/base/types.h"
 
-#define CONSOLE_CHANNELS 2 /* serial port, debug console */
+#define CONSOLE_CHANNELS 3 /* serial port, debug console, virtio console */
 
 struct console {
     int fd[CONSOLE_CHANNELS]; /* -1: dropped */
@@ -15,7 +15,8 @@ struct console {
     bool fresh_line; /* the last byte written to stdout was a line feed, or there was none */
 };
 
-void console_begin(struct console *c, int serial_fd, int debug_fd);
+/* other_fd: for the debug console and the virtio console. */
+void console_begin(struct console *c, int serial_fd, int other_fd);
 /* context is a struct console; the type of the console hooks. */
 void console_write(void *context, unsigned channel, const uint8_t *data, size_t length);
 

@@ -364,6 +364,77 @@ static void input_goes_to_the_device_that_takes_it(void **state)
     assert_string_equal(taken, "ab");
 }
 
+static void input_goes_to_the_console_that_was_selected(void **state)
+{
+    struct machine *m = *state;
+    char serial[3] = "", virtio[3] = "";
+    machine_set_input(m, take_two, serial);
+    machine_select_input(m, CONSOLE_VIRTIO);
+    assert_int_equal(machine_input(m, (const uint8_t *)"abc", 3), 0);
+    machine_set_console_input(m, CONSOLE_VIRTIO, take_two, virtio);
+    assert_int_equal(machine_input(m, (const uint8_t *)"abc", 3), 2);
+    assert_string_equal(serial, "");
+    assert_string_equal(virtio, "ab");
+}
+
+static void note_size(void *device, unsigned columns, unsigned rows)
+{
+    *(unsigned *)device = columns * 1000 + rows;
+}
+
+static void the_terminals_size_reaches_the_device_that_asks_for_it(void **state)
+{
+    struct machine *m = *state;
+    unsigned size = 0;
+    machine_resize(m, 80, 25);
+    machine_set_resize(m, note_size, &size);
+    machine_resize(m, 132, 43);
+    assert_int_equal(size, 132043);
+}
+
+static void without_a_host_random_numbers_are_the_systems(void **state)
+{
+    struct machine *m = *state;
+    uint8_t bytes[1000] = {0}, zeros[64] = {0};
+    machine_mark(m, "nobody %s", "listens");
+    machine_entropy(m, bytes, sizeof(bytes) - 1);
+    for (size_t i = 0; i + sizeof(zeros) < sizeof(bytes); i += sizeof(zeros))
+        assert_memory_not_equal(bytes + i, zeros, sizeof(zeros));
+    assert_int_equal(bytes[sizeof(bytes) - 1], 0);
+}
+
+static void take_mark(void *context, const char *text)
+{
+    strcpy(context, text);
+}
+
+static void count_up(void *context, void *out, size_t length)
+{
+    (void)context;
+    for (size_t i = 0; i < length; i++)
+        ((uint8_t *)out)[i] = (uint8_t)(i + 1);
+}
+
+static void marks_and_random_numbers_are_the_hosts_where_it_has_them(void **state)
+{
+    struct machine *m;
+    struct error err;
+    char mark[512], longer[1000];
+    uint8_t bytes[3];
+    (void)state;
+    struct machine_host host = {.mark = take_mark, .entropy = count_up, .context = mark};
+    assert_int_equal(machine_create(&m, NULL, &host, &err), 0);
+    machine_mark(m, "descriptor %u", 7u);
+    assert_string_equal(mark, "descriptor 7");
+    memset(longer, 'x', sizeof(longer));
+    longer[sizeof(longer) - 1] = 0;
+    machine_mark(m, "%s", longer);
+    assert_int_equal(strlen(mark), 511);
+    machine_entropy(m, bytes, 3);
+    assert_memory_equal(bytes, "\1\2\3", 3);
+    machine_destroy(m);
+}
+
 static void note_destroyed(void *device)
 {
     char **log = device;
@@ -411,6 +482,10 @@ int main(void)
         MACHINE_TEST(without_a_controller_lines_go_nowhere),
         MACHINE_TEST(the_first_end_stays),
         MACHINE_TEST(input_goes_to_the_device_that_takes_it),
+        MACHINE_TEST(input_goes_to_the_console_that_was_selected),
+        MACHINE_TEST(the_terminals_size_reaches_the_device_that_asks_for_it),
+        MACHINE_TEST(without_a_host_random_numbers_are_the_systems),
+        cmocka_unit_test(marks_and_random_numbers_are_the_hosts_where_it_has_them),
         cmocka_unit_test(devices_are_destroyed_last_one_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

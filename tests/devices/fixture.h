@@ -20,8 +20,8 @@
 struct fixture {
     struct machine *m;
     struct guest_ram *ram;
-    char printed[2][4096]; /* per console channel */
-    size_t printed_length[2];
+    char printed[CONSOLE_COUNT][4096]; /* per console channel */
+    size_t printed_length[CONSOLE_COUNT];
 };
 
 static inline void fixture_print(void *context, unsigned channel, const uint8_t *data, size_t length)
