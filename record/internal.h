@@ -4,6 +4,7 @@
  *   record.c           creates and destroys: loads the guest, picks the engine, starts the trace
  *   record_session.c   the run: who runs when, interrupts, deadlines, the end
  *   record_boundary.c  the boundary: asks devices, clock and host, writes the answer to the trace
+ *   crash_watch.c      notices what a crashing guest prints
  *   record_events.c    events that the guest does not make itself: interrupts, digests, landmarks, the end
  *   record_clock.c     the guest's clock
  *   record_host.c      timer thread and serial input
@@ -17,6 +18,7 @@
 #include "core/engine.h"
 #include "core/ram_tracker.h"
 #include "core/symbols.h"
+#include "record/crash_watch.h"
 #include "record/record.h"
 #include "record/record_clock.h"
 #include "record/record_host.h"
@@ -53,6 +55,9 @@ struct recorder {
     uint64_t dma_bytes;
     uint64_t time_in_devices_ns, time_halted_ns;
     struct landmark_page *landmark_pages; /* LANDMARK_MAX_PAGES */
+    struct crash_watch crash_watch;
+    unsigned crash_marks;
+    uint64_t masked_since_ns; /* an interrupt waits since then for a vCPU that does not take any; UINT64_MAX: none does */
 };
 
 /* record_boundary.c */
@@ -86,6 +91,13 @@ bool record_digest_due(const struct recorder *r);
 /* Notes and the last events of the trace. */
 int record_end(struct recorder *r, enum trace_end end, uint32_t status, const char *message,
                struct error *err) must_check;
+
+/*
+ * Marks in the trace that the guest has crashed: "crash: " and text. At most RECORD_CRASH_MARKS in a recording: one crash leads to
+ * the next.
+ */
+void record_crash(struct recorder *r, const char *text);
+#define RECORD_CRASH_MARKS 16
 
 /* Digests at least this often. */
 #define RECORD_DIGEST_STEPS    50000000u

@@ -212,6 +212,7 @@ int recorder_create(struct recorder **out, const struct record_options *options,
         return error_set(err, -ENOMEM, "out of memory");
     r->boundary.ops = &record_boundary_ops;
     r->options = *options;
+    r->masked_since_ns = UINT64_MAX;
     if (!r->options.landmark_pages || r->options.landmark_pages > LANDMARK_MAX_PAGES)
         r->options.landmark_pages = LANDMARK_MAX_PAGES;
     r->landmark_pages = malloc(LANDMARK_MAX_PAGES * sizeof(*r->landmark_pages));

@@ -21,6 +21,13 @@ int record_event(struct recorder *r, const struct event *event)
     return status;
 }
 
+static void watch_for_crash(struct recorder *r, unsigned channel, const uint8_t *data, size_t length)
+{
+    for (size_t done = 0, taken; done < length; done += taken)
+        if (crash_watch_feed(&r->crash_watch, channel, data + done, length - done, &taken))
+            record_crash(r, r->crash_watch.text);
+}
+
 void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length)
 {
     struct recorder *r = context;
@@ -31,6 +38,7 @@ void record_console_output(void *context, unsigned channel, const uint8_t *data,
                           .data = data,
                           .data_length = length};
     record_event(r, &event);
+    watch_for_crash(r, channel, data, length);
     if (r->options.console)
         r->options.console(r->options.context, channel, data, length);
 }

@@ -213,6 +213,18 @@ void record_mark(void *context, const char *text)
     record_event(context, &event);
 }
 
+void record_crash(struct recorder *r, const char *text)
+{
+    struct error err;
+    char mark[CRASH_LINE_BYTES + 16];
+    if (r->crash_marks == RECORD_CRASH_MARKS)
+        return;
+    r->crash_marks++;
+    snprintf(mark, sizeof(mark), "crash: %s", text);
+    if (write_note(r, mark, &err) < 0) /* the recorder keeps the reason */
+        return;
+}
+
 static int write_unclaimed(struct recorder *r, const char *kind, const struct unclaimed *list, size_t count,
                            struct error *err)
 {

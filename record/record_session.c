@@ -10,6 +10,9 @@
 /* How long a vCPU that stands where no event can be placed is let run on. */
 #define WORK_RETRY_NS 1000000u
 
+/* A vCPU that leaves an interrupt waiting for that long is taken for hung. Linux' own watchdog waits as long for one that loops. */
+#define HUNG_NS 10000000000u
+
 /* How the run ended, once it has. */
 struct ending {
     bool ended;
@@ -150,6 +153,20 @@ static int run_vcpu(struct recorder *r, struct ending *ending, struct error *err
     return 0;
 }
 
+/* A guest that hangs with interrupts off shows it by nothing but the interrupt that it does not take. */
+static void watch_for_hang(struct recorder *r, bool waits)
+{
+    uint64_t now = machine_clock_ns(r->machine);
+    if (!waits)
+        r->masked_since_ns = UINT64_MAX;
+    else if (r->masked_since_ns == UINT64_MAX)
+        r->masked_since_ns = now;
+    else if (now > r->masked_since_ns && now - r->masked_since_ns >= HUNG_NS) {
+        record_crash(r, "hung: for 10 s the guest has taken no interrupt, though one waits");
+        r->masked_since_ns = now;
+    }
+}
+
 /* One turn: devices, then an interrupt if one can be delivered, then the vCPU (or sleep while it is halted). */
 static int turn(struct recorder *r, struct ending *ending, struct error *err)
 {
@@ -157,7 +174,9 @@ static int turn(struct recorder *r, struct ending *ending, struct error *err)
     if (status < 0 || ending->ended)
         return status;
     bool pending = machine_interrupt_pending(r->machine);
-    if (pending && r->engine->ops->can_interrupt(r->engine)) {
+    bool takes = pending && r->engine->ops->can_interrupt(r->engine);
+    watch_for_hang(r, pending && !takes);
+    if (takes) {
         status = record_interrupt(r, err);
         if (status < 0)
             return status;
