@@ -85,8 +85,8 @@ struct machine_host {
     void (*entropy)(void *context, void *out, size_t length);
     /*
      * The descriptors that a device's back-end waits for from now on, instead of those of the call before (copied; at most
-     * MACHINE_WATCH_MAX): when one is ready, work is queued, once for each call. There is one device that watches. A descriptor may
-     * be closed before the next call.
+     * MACHINE_WATCH_MAX): when one is ready, work is queued, once for each call. There is one device that watches. To be called from
+     * work only.
      */
     void (*watch)(void *context, const struct pollfd *fds, size_t count, struct machine_work *work);
     /* Seconds since 1970-01-01 UTC at machine clock 0 (asked once, when the RTC is attached). */

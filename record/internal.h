@@ -33,8 +33,10 @@ struct recorder {
     bool is_kvm;
     char engine_reason[512];
     struct trace_writer *writer;
+    struct buffer image; /* the guest's file: in use as long as writer is */
     struct ram_tracker tracker;
     struct record_host *host;
+    struct machine_work *watch_work; /* queued when a watched descriptor is ready; NULL: none is watched */
     struct symbols *symbols;
     atomic_bool stop_requested;
 
@@ -66,6 +68,8 @@ extern const struct boundary_ops record_boundary_ops;
 void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length);
 /* Gives the serial port what it has room for of the input that waits. */
 void record_offer_input(struct recorder *r);
+/* machine_host.watch of the recording; context is the recorder. Only while it runs. */
+void record_watch(void *context, const struct pollfd *fds, size_t count, struct machine_work *work);
 /* Writes an event; a failure is kept in r->error, and makes it return negative. */
 int record_event(struct recorder *r, const struct event *event);
 

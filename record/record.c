@@ -178,6 +178,7 @@ static int create_machine(struct recorder *r, int64_t start_time_s, struct error
 {
     struct machine_host host = {.console_output = record_console_output,
                                 .dma_write = record_dma,
+                                .watch = record_watch,
                                 .mark = record_mark,
                                 .start_time_s = start_time_s,
                                 .context = r};

@@ -52,6 +52,13 @@ void record_offer_input(struct recorder *r)
         record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
 }
 
+void record_watch(void *context, const struct pollfd *fds, size_t count, struct machine_work *work)
+{
+    struct recorder *r = context;
+    r->watch_work = work;
+    record_host_watch(r->host, fds, count);
+}
+
 uint64_t record_guest_clock_ns(struct recorder *r)
 {
     uint64_t host = record_host_now_ns(r->host);

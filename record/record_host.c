@@ -1,7 +1,6 @@
 #include "record/record_host.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -26,11 +25,15 @@ struct record_host {
     bool thread_runs;
     atomic_bool ending;
     _Atomic uint64_t deadline_ns;
-    pthread_mutex_t lock; /* of the queue */
+    pthread_mutex_t lock; /* of the queue and of what is watched */
     uint8_t queue[INPUT_QUEUE_BYTES];
     size_t queue_length;
     atomic_bool input_waits; /* the queue is not empty */
     bool input_ended;
+    struct pollfd watched[MACHINE_WATCH_MAX];
+    size_t watched_count;
+    bool watching; /* false once one was ready */
+    atomic_bool watch_fired;
 };
 
 static uint64_t monotonic_ns(void)
@@ -100,9 +103,44 @@ static void notify_session(struct record_host *h)
     event_signal(h->session_event);
 }
 
+/* Copies what is watched; returns how many. */
+static nfds_t copy_watched(struct record_host *h, struct pollfd *fds)
+{
+    pthread_mutex_lock(&h->lock);
+    size_t count = h->watching ? h->watched_count : 0;
+    memcpy(fds, h->watched, count * sizeof(*fds));
+    pthread_mutex_unlock(&h->lock);
+    return (nfds_t)count;
+}
+
+static bool any_ready(const struct pollfd *fds, nfds_t count)
+{
+    for (nfds_t i = 0; i < count; i++)
+        if (fds[i].revents)
+            return true;
+    return false;
+}
+
+/* fds was ready. Nothing if something else is watched by now. */
+static void fire_watch(struct record_host *h, const struct pollfd *fds, nfds_t count)
+{
+    pthread_mutex_lock(&h->lock);
+    bool current = h->watching && h->watched_count == count;
+    for (nfds_t i = 0; i < count && current; i++)
+        current = h->watched[i].fd == fds[i].fd && h->watched[i].events == fds[i].events;
+    if (current)
+        h->watching = false;
+    pthread_mutex_unlock(&h->lock);
+    if (!current)
+        return;
+    atomic_store(&h->watch_fired, true);
+    notify_session(h);
+}
+
 static void *host_thread(void *argument)
 {
     struct record_host *h = argument;
+    struct pollfd fds[2 + MACHINE_WATCH_MAX];
     while (!atomic_load(&h->ending)) {
         uint64_t deadline = atomic_load(&h->deadline_ns);
         uint64_t now = record_host_now_ns(h);
@@ -111,10 +149,11 @@ static void *host_thread(void *argument)
             notify_session(h);
             continue;
         }
-        struct pollfd fds[2] = {{.fd = h->thread_event, .events = POLLIN},
-                                {.fd = wants_input(h) ? h->input_fd : -1, .events = POLLIN}};
+        fds[0] = (struct pollfd){.fd = h->thread_event, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = wants_input(h) ? h->input_fd : -1, .events = POLLIN};
+        nfds_t watched = copy_watched(h, fds + 2);
         struct timespec wait = time_until(deadline, now);
-        int n = ppoll(fds, 2, deadline == NO_DEADLINE ? NULL : &wait, NULL);
+        int n = ppoll(fds, 2 + watched, deadline == NO_DEADLINE ? NULL : &wait, NULL);
         if (n <= 0)
             continue;
         if (fds[0].revents)
@@ -123,6 +162,8 @@ static void *host_thread(void *argument)
             read_input(h);
             notify_session(h);
         }
+        if (any_ready(fds + 2, watched))
+            fire_watch(h, fds + 2, watched);
     }
     return NULL;
 }
@@ -199,6 +240,29 @@ void record_host_sleep(struct record_host *h, uint64_t deadline_ns)
     struct timespec wait = time_until(deadline_ns, record_host_now_ns(h));
     if (ppoll(&fd, 1, deadline_ns == NO_DEADLINE ? NULL : &wait, NULL) > 0)
         event_drain(h->session_event);
+}
+
+void record_host_watch(struct record_host *h, const struct pollfd *fds, size_t count)
+{
+    if (count > MACHINE_WATCH_MAX)
+        count = MACHINE_WATCH_MAX;
+    pthread_mutex_lock(&h->lock);
+    bool same = h->watching == (count > 0) && h->watched_count == count;
+    for (size_t i = 0; i < count && same; i++)
+        same = h->watched[i].fd == fds[i].fd && h->watched[i].events == fds[i].events;
+    if (!same && count)
+        memcpy(h->watched, fds, count * sizeof(*fds));
+    h->watched_count = count;
+    h->watching = count > 0;
+    pthread_mutex_unlock(&h->lock);
+    if (!same)
+        event_signal(h->thread_event);
+}
+
+bool record_host_watch_fired(struct record_host *h)
+{
+    return atomic_load_explicit(&h->watch_fired, memory_order_relaxed) &&
+           atomic_exchange(&h->watch_fired, false);
 }
 
 void record_host_wake(struct record_host *h)

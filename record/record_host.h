@@ -1,12 +1,15 @@
 /*
- * The host side of a recording's time and input: a helper thread that kicks the vCPU when a deadline passes or
- * serial input arrives, and lets an idle session sleep until then.
+ * The host side of a recording's time and input: a helper thread that kicks the vCPU when a deadline passes, serial input arrives
+ * or a device's descriptor is ready, and lets an idle session sleep until then.
  */
 #ifndef DEJAVM_RECORD_RECORD_HOST_H
 #define DEJAVM_RECORD_RECORD_HOST_H
 
+#include <poll.h>
+
 #include "core/base/error.h"
 #include "core/base/types.h"
+#include "core/machine.h"
 
 struct record_host;
 
@@ -28,6 +31,14 @@ void record_host_disarm(struct record_host *h);
 
 /* Sleeps until deadline_ns, input, or record_host_wake(). */
 void record_host_sleep(struct record_host *h, uint64_t deadline_ns);
+
+/*
+ * Kicks, and ends a sleep, when one of the descriptors is ready for what its events ask: once for each call. Replaces those of the
+ * call before; those beyond MACHINE_WATCH_MAX are left out. Copied; cheap when nothing is new.
+ */
+void record_host_watch(struct record_host *h, const struct pollfd *fds, size_t count);
+/* True once after a watched descriptor was ready. Cheap. */
+bool record_host_watch_fired(struct record_host *h);
 
 /* Ends a sleep. Async-signal-safe. */
 void record_host_wake(struct record_host *h);
