@@ -229,6 +229,75 @@ static gva_t operand_address(const struct vcpu_state *s, const struct decoded *d
     return linear_of(s, plan_segment(o->mem.segment), offset);
 }
 
+/* The number of the general register that reg is, or is a part of. */
+static uint8_t general_register(ZydisRegister reg)
+{
+    ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+    if (ZydisRegisterGetClass(whole) != ZYDIS_REGCLASS_GPR64)
+        return X86_NO_REGISTER;
+    return (uint8_t)ZydisRegisterGetId(whole);
+}
+
+static void note_memory(const struct vcpu_state *s, const struct decoded *d, const ZydisDecodedOperand *o,
+                        struct x86_effect *out)
+{
+    out->has_memory = true;
+    out->stores = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    out->base = general_register(o->mem.base);
+    out->index = general_register(o->mem.index);
+    out->address = operand_address(s, d, o, s->rip + d->insn.length);
+    out->bytes = (uint16_t)(o->size / 8);
+}
+
+/* What the first operand is made from: the memory operand before a register, the last register before the first. */
+static void note_source(const struct vcpu_state *s, const struct decoded *d, struct x86_effect *out)
+{
+    const ZydisDecodedOperand *o = d->operand;
+    if (d->insn.operand_count_visible == 0 || o[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+        !(o[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+        return;
+    out->target = general_register(o[0].reg.value);
+    for (unsigned i = 1; i < d->insn.operand_count_visible; i++) {
+        if (o[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
+            out->source = general_register(o[i].reg.value);
+        else if (o[i].type == ZYDIS_OPERAND_TYPE_MEMORY && o[i].mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+            out->source = general_register(o[i].mem.base);
+        else if (o[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            out->loads = true;
+    }
+    if (d->insn.mnemonic == ZYDIS_MNEMONIC_POP) {
+        out->loads = out->has_memory = true;
+        out->address = linear_of(s, SEG_SS, s->gpr[GPR_RSP]);
+        out->bytes = (uint16_t)(d->insn.operand_width / 8);
+    } else if (out->source == X86_NO_REGISTER && (o[0].actions & ZYDIS_OPERAND_ACTION_MASK_READ)) {
+        out->source = out->target; /* add rdx, 8: still made from what it was */
+    }
+}
+
+void x86_instruction_effect(const struct guest_ram *ram, const struct vcpu_state *state,
+                            struct x86_effect *out)
+{
+    struct decoded d;
+    *out = (struct x86_effect){.base = X86_NO_REGISTER,
+                               .index = X86_NO_REGISTER,
+                               .target = X86_NO_REGISTER,
+                               .source = X86_NO_REGISTER};
+    decode_at(ram, state, state->rip, &d);
+    if (!d.valid)
+        return;
+    out->length = d.insn.length;
+    for (unsigned i = 0; i < d.insn.operand_count; i++) {
+        const ZydisDecodedOperand *o = &d.operand[i];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+            general_register(o->reg.value) != X86_NO_REGISTER)
+            out->writes |= (uint16_t)(1u << general_register(o->reg.value));
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.type == ZYDIS_MEMOP_TYPE_MEM &&
+            o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+            note_memory(state, &d, o, out);
+    }
+    note_source(state, &d, out);
+}
+
 struct witness_list {
     struct x86_witness *out;
     unsigned count;

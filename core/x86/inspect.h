@@ -57,6 +57,27 @@ void x86_disassemble(const struct guest_ram *ram, const struct vcpu_state *state
  */
 unsigned x86_finished_rep(const struct guest_ram *ram, const struct vcpu_state *state);
 
+#define X86_NO_REGISTER 0xffu
+
+/* What the instruction at CS:RIP would do with general registers and memory: for following a value backwards. */
+struct x86_effect {
+    uint8_t length;  /* 0: it cannot be decoded */
+    uint16_t writes; /* bit n: general register n, all of it or a part */
+    /* The explicit memory operand. */
+    bool has_memory, stores;
+    uint8_t base, index; /* general registers, or X86_NO_REGISTER */
+    gva_t address;       /* linear */
+    uint16_t bytes;
+    /* Where what it writes into target comes from: loads: the memory operand, or the top of the stack (POP); else a register. */
+    uint8_t
+        target; /* its first explicit operand, X86_NO_REGISTER if that is no general register that is written */
+    bool loads;
+    uint8_t source;
+};
+
+void x86_instruction_effect(const struct guest_ram *ram, const struct vcpu_state *state,
+                            struct x86_effect *out);
+
 struct x86_witness {
     gva_t address;
     uint64_t value; /* the 8 bytes there, little-endian; missing bytes are 0 */
