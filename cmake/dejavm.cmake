@@ -13,6 +13,12 @@ endif()
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 find_package(zydis REQUIRED)
 find_package(Threads REQUIRED)
+# Not by pkg-config: slirp.pc asks for GLib's headers, which libslirp.h does not need.
+find_path(SLIRP_INCLUDE libslirp.h PATH_SUFFIXES slirp REQUIRED)
+find_library(SLIRP_LIBRARY slirp REQUIRED)
+add_library(slirp INTERFACE)
+target_include_directories(slirp SYSTEM INTERFACE ${SLIRP_INCLUDE})
+target_link_libraries(slirp INTERFACE ${SLIRP_LIBRARY})
 
 add_library(dejavm_flags INTERFACE)
 target_compile_definitions(dejavm_flags INTERFACE _GNU_SOURCE DEJAVM_VERSION="${PROJECT_VERSION}")

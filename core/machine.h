@@ -85,10 +85,16 @@ struct machine_host {
     void (*entropy)(void *context, void *out, size_t length);
     /*
      * The descriptors that a device's back-end waits for from now on, instead of those of the call before (copied; at most
-     * MACHINE_WATCH_MAX): when one is ready, work is queued, once for each call. There is one device that watches. To be called from
-     * work only.
+     * MACHINE_WATCH_MAX): when one is ready, ready(device) is called, once for each call. There is one device that watches. To be
+     * called from work only.
      */
-    void (*watch)(void *context, const struct pollfd *fds, size_t count, struct machine_work *work);
+    void (*watch)(void *context, const struct pollfd *fds, size_t count, void (*ready)(void *device),
+                  void *device);
+    /*
+     * The vCPU as it is now, for the local APIC: IA32_APIC_BASE and CR8 are registers of the vCPU. NULL: enabled at its usual
+     * address, and CR8 is 0.
+     */
+    const struct vcpu_state *(*vcpu)(void *context);
     /* Seconds since 1970-01-01 UTC at machine clock 0 (asked once, when the RTC is attached). */
     int64_t start_time_s;
     void *context;

@@ -36,7 +36,8 @@ struct recorder {
     struct buffer image; /* the guest's file: in use as long as writer is */
     struct ram_tracker tracker;
     struct record_host *host;
-    struct machine_work *watch_work; /* queued when a watched descriptor is ready; NULL: none is watched */
+    void (*watch_ready)(void *device); /* called when a watched descriptor is ready; NULL: none is watched */
+    void *watch_device;
     struct symbols *symbols;
     atomic_bool stop_requested;
 
@@ -69,7 +70,8 @@ void record_console_output(void *context, unsigned channel, const uint8_t *data,
 /* Gives the serial port what it has room for of the input that waits. */
 void record_offer_input(struct recorder *r);
 /* machine_host.watch of the recording; context is the recorder. Only while it runs. */
-void record_watch(void *context, const struct pollfd *fds, size_t count, struct machine_work *work);
+void record_watch(void *context, const struct pollfd *fds, size_t count, void (*ready)(void *device),
+                  void *device);
 /* Writes an event; a failure is kept in r->error, and makes it return negative. */
 int record_event(struct recorder *r, const struct event *event);
 

@@ -52,10 +52,12 @@ void record_offer_input(struct recorder *r)
         record_host_input_taken(r->host, machine_input(r->machine, bytes, length));
 }
 
-void record_watch(void *context, const struct pollfd *fds, size_t count, struct machine_work *work)
+void record_watch(void *context, const struct pollfd *fds, size_t count, void (*ready)(void *device),
+                  void *device)
 {
     struct recorder *r = context;
-    r->watch_work = work;
+    r->watch_ready = ready;
+    r->watch_device = device;
     record_host_watch(r->host, fds, count);
 }
 

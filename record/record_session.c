@@ -63,8 +63,8 @@ static int service(struct recorder *r, struct ending *ending, struct error *err)
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
     machine_run_timers(r->machine);
     record_offer_input(r);
-    if (record_host_watch_fired(r->host) && r->watch_work)
-        machine_queue_work(r->machine, r->watch_work);
+    if (record_host_watch_fired(r->host) && r->watch_ready)
+        r->watch_ready(r->watch_device);
     if (machine_work_waits(r->machine) && can_name_place(r)) {
         r->dma_placed = false;
         machine_run_work(r->machine);
