@@ -1,5 +1,7 @@
 #include "core/machine.h"
 
+#include "core/vcpu_state.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -10,7 +12,11 @@
 
 #define PORT_LAST     ((uint64_t)0xffff)
 #define CLOCK_LAST_NS ((uint64_t)1 << 62) /* leaves devices room for signed differences */
-#define IRQ_COUNT     16
+#define PIC_IRQS      16u
+#define PIN_OF_IRQ0   2u
+
+#define MSI_ADDRESS_MASK ((uint64_t)0xfffffffffff00000)
+#define MSI_ADDRESS      ((uint64_t)0xfee00000)
 
 /* Ports or MMIO: ranges sorted by start, none overlapping. */
 struct io_space {
@@ -35,6 +41,9 @@ struct machine {
     struct owned_device *owned;
     size_t owned_count, owned_capacity;
     struct interrupt_controller pic;
+    struct io_apic_interface io_apic;
+    struct local_apic_interface local_apic;
+    uint64_t tsc_offset;
     uint64_t clock_ns;
     struct machine_timer *timers; /* armed ones, earliest first */
     bool running_timers;
@@ -262,6 +271,17 @@ int machine_add_mmio(struct machine *m, const struct io_range *range, struct err
     return space_add(&m->mmio, range, err);
 }
 
+void machine_remove_mmio(struct machine *m, gpa_t start)
+{
+    struct io_space *space = &m->mmio;
+    size_t index = space_lower_bound(space, start);
+    if (index == space->count || space->ranges[index].start != start)
+        return;
+    space->count--;
+    memmove(&space->ranges[index], &space->ranges[index + 1],
+            (space->count - index) * sizeof(space->ranges[0]));
+}
+
 uint64_t machine_port_read(struct machine *m, uint16_t port, unsigned size)
 {
     return space_read(&m->ports, port, valid_size(size));
@@ -420,21 +440,94 @@ void machine_set_interrupt_controller(struct machine *m, const struct interrupt_
     m->pic = *pic;
 }
 
-void machine_set_irq(struct machine *m, unsigned irq, bool level)
+void machine_set_io_apic(struct machine *m, const struct io_apic_interface *io_apic)
 {
-    if (m->pic.set_line && irq < IRQ_COUNT)
-        m->pic.set_line(m->pic.device, irq, level);
+    m->io_apic = *io_apic;
 }
 
-bool machine_interrupt_pending(const struct machine *m)
+void machine_set_local_apic(struct machine *m, const struct local_apic_interface *local_apic)
+{
+    m->local_apic = *local_apic;
+}
+
+void machine_set_irq(struct machine *m, unsigned irq, bool level)
+{
+    if (m->pic.set_line && irq < PIC_IRQS)
+        m->pic.set_line(m->pic.device, irq, level);
+    if (m->io_apic.set_pin && irq < MACHINE_IRQS)
+        m->io_apic.set_pin(m->io_apic.device, irq == 0 ? PIN_OF_IRQ0 : irq, level);
+}
+
+void machine_send_msi(struct machine *m, uint64_t address, uint32_t data)
+{
+    if (m->local_apic.message && (address & MSI_ADDRESS_MASK) == MSI_ADDRESS)
+        m->local_apic.message(m->local_apic.device, address, data);
+}
+
+void machine_end_of_interrupt(struct machine *m, uint8_t vector)
+{
+    if (m->io_apic.end_of_interrupt)
+        m->io_apic.end_of_interrupt(m->io_apic.device, vector);
+}
+
+bool machine_pic_pending(const struct machine *m)
 {
     return m->pic.pending && m->pic.pending(m->pic.device);
 }
 
-uint8_t machine_interrupt_acknowledge(struct machine *m)
+uint8_t machine_pic_acknowledge(struct machine *m)
 {
     /* With no controller nothing drives the bus during INTA: all ones. */
     return m->pic.acknowledge ? m->pic.acknowledge(m->pic.device) : 0xff;
+}
+
+unsigned machine_interrupt_priority(const struct machine *m)
+{
+    if (m->local_apic.priority)
+        return m->local_apic.priority(m->local_apic.device);
+    return machine_pic_pending(m) ? MACHINE_PRIORITY_EXTINT : 0;
+}
+
+bool machine_interrupt_pending(const struct machine *m)
+{
+    unsigned priority = machine_interrupt_priority(m);
+    if (priority == 0 || priority == MACHINE_PRIORITY_EXTINT)
+        return priority != 0;
+    const struct vcpu_state *vcpu = machine_vcpu(m);
+    return !vcpu || priority > vcpu->cr8;
+}
+
+uint8_t machine_interrupt_acknowledge(struct machine *m)
+{
+    return m->local_apic.acknowledge ? m->local_apic.acknowledge(m->local_apic.device)
+                                     : machine_pic_acknowledge(m);
+}
+
+const struct vcpu_state *machine_vcpu(const struct machine *m)
+{
+    return m->host.vcpu ? m->host.vcpu(m->host.context) : NULL;
+}
+
+void machine_set_tsc_offset(struct machine *m, uint64_t offset)
+{
+    m->tsc_offset = offset;
+    if (m->local_apic.tsc_moved)
+        m->local_apic.tsc_moved(m->local_apic.device);
+}
+
+uint64_t machine_tsc_offset(const struct machine *m)
+{
+    return m->tsc_offset;
+}
+
+bool machine_msr_read(struct machine *m, uint32_t index, uint64_t *value)
+{
+    return m->local_apic.msr_read && m->local_apic.msr_read(m->local_apic.device, index, value);
+}
+
+bool machine_msr_write(struct machine *m, uint32_t index, uint64_t value)
+{
+    return m->local_apic.msr_write && m->local_apic.msr_write(m->local_apic.device, index, value);
 }
 
 void machine_request_end(struct machine *m, enum machine_end end, uint32_t status)

@@ -14,6 +14,7 @@
 #include "core/ram.h"
 
 struct machine;
+struct vcpu_state;
 
 /* How the run shall end, asked for by a device (exit port, reset). */
 enum machine_end {
@@ -101,14 +102,39 @@ struct machine_host {
 };
 
 /*
- * The interrupt controller registers itself here, so that devices and the session need not know which it is.
+ * The interrupt controllers register themselves here, so that devices and the session need not know which there are.
+ *
+ *     irq 0..15 ----+---- PIC ------ ExtINT ----+
+ *                   |                           local APIC ---- vCPU
+ *     irq 0..23 ----+---- I/O APIC -- message --+
+ *     MSI ---------------------------- message --+
+ *
+ * On a board without a local APIC the PIC is connected to the vCPU.
  */
-struct interrupt_controller {
+struct interrupt_controller { /* the PIC */
     void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
     bool (*pending)(void *device);        /* an interrupt waits for the vCPU (INTR high) */
     uint8_t (*acknowledge)(void *device); /* INTA: takes the vector */
     void *device;
 };
+
+struct io_apic_interface {
+    void (*set_pin)(void *device, unsigned pin, bool level); /* pin 0..MACHINE_IRQS - 1 */
+    void (*end_of_interrupt)(void *device, uint8_t vector);  /* of a level-triggered interrupt */
+    void *device;
+};
+
+struct local_apic_interface {
+    unsigned (*priority)(void *device); /* see machine_interrupt_priority */
+    uint8_t (*acknowledge)(void *device);
+    void (*message)(void *device, uint64_t address, uint32_t data); /* see machine_send_msi */
+    bool (*msr_read)(void *device, uint32_t index, uint64_t *value);
+    bool (*msr_write)(void *device, uint32_t index, uint64_t value);
+    void (*tsc_moved)(void *device); /* machine_tsc_offset has changed */
+    void *device;
+};
+
+#define MACHINE_IRQS 24u
 
 /* Frees what a device allocated; called in reverse order of registration. */
 typedef void (*device_destroy_fn)(void *device);
@@ -123,9 +149,13 @@ const struct machine_host *machine_host(struct machine *m);
 /* Overlap with a registered range is an error (-EEXIST) that names both. range->name must live on. */
 int machine_add_ports(struct machine *m, const struct io_range *range, struct error *err) must_check;
 int machine_add_mmio(struct machine *m, const struct io_range *range, struct error *err) must_check;
+/* Takes away the range that starts there, for a device that the guest moves. Nothing if there is none. */
+void machine_remove_mmio(struct machine *m, gpa_t start);
 int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *device,
                        struct error *err) must_check;
 void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
+void machine_set_io_apic(struct machine *m, const struct io_apic_interface *io_apic);
+void machine_set_local_apic(struct machine *m, const struct local_apic_interface *local_apic);
 
 /*
  * Dispatch. An access that no range covers reads all ones and is counted; one that is only partly covered, or
@@ -185,9 +215,46 @@ void machine_run_work(struct machine *m); /* in the order in which it was queued
 int machine_dma_read(struct machine *m, gpa_t gpa, void *out, size_t length) must_check;
 int machine_dma_write(struct machine *m, gpa_t gpa, const void *data, size_t length) must_check;
 
+/*
+ * An interrupt line. 0 to 15 are the ISA bus', and reach the PIC and the I/O APIC (irq 0 at its pin 2, as on all PCs); those above
+ * are the I/O APIC's alone. level true: asserted, whatever the polarity that the guest believes the line to have.
+ */
 void machine_set_irq(struct machine *m, unsigned irq, bool level);
+/*
+ * A message signalled interrupt (SDM 3, 10.11): address 0xfeexxxxx with the destination, data with vector, delivery and trigger
+ * mode. Any other address, and a board without a local APIC: nothing happens.
+ */
+void machine_send_msi(struct machine *m, uint64_t address, uint32_t data);
+/* A level-triggered interrupt of that vector has been served: the local APIC's broadcast. */
+void machine_end_of_interrupt(struct machine *m, uint8_t vector);
+
+/*
+ * The most urgent interrupt that waits: 0 for none, 1 to 15 for the priority class of its vector (SDM 3, 10.8.3.1), which must be
+ * above CR8, and MACHINE_PRIORITY_EXTINT for the PIC's, to which CR8 does not matter.
+ */
+#define MACHINE_PRIORITY_EXTINT 16u
+unsigned machine_interrupt_priority(const struct machine *m);
+/* An interrupt waits that CR8 lets through. */
 bool machine_interrupt_pending(const struct machine *m);
 uint8_t machine_interrupt_acknowledge(struct machine *m);
+
+/* The PIC's side of the line, for the local APIC. */
+bool machine_pic_pending(const struct machine *m);
+uint8_t machine_pic_acknowledge(struct machine *m);
+
+/* As machine_host.vcpu; NULL where there is none. */
+const struct vcpu_state *machine_vcpu(const struct machine *m);
+
+/*
+ * The time stamp counter is the machine's clock in nanoseconds plus this offset (modulo 2^64), which changes when the guest writes
+ * IA32_TSC or IA32_TSC_ADJUST.
+ */
+void machine_set_tsc_offset(struct machine *m, uint64_t offset);
+uint64_t machine_tsc_offset(const struct machine *m);
+
+/* The local APIC's MSRs: x2APIC and IA32_TSC_DEADLINE. False: there is no such MSR, the guest gets #GP. */
+bool machine_msr_read(struct machine *m, uint32_t index, uint64_t *value);
+bool machine_msr_write(struct machine *m, uint32_t index, uint64_t value);
 
 /* The first request stays. */
 void machine_request_end(struct machine *m, enum machine_end end, uint32_t status);

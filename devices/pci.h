@@ -26,7 +26,10 @@ struct pci_identity {
     uint8_t revision;
 };
 
-/* Creates the bus and its host bridge (00:00.0), and claims ports cf8 and cfc. The machine owns it. */
+/*
+ * Creates the bus and its host bridge (00:00.0), and claims ports cf8 to cff: the configuration mechanism, and the reset control
+ * register at cf9. The machine owns it.
+ */
 int pci_bus_attach(struct machine *m, struct pci_bus **out, struct error *err) must_check;
 
 /*
@@ -72,12 +75,15 @@ void pci_config_store(struct pci_function *f, unsigned offset, unsigned size, ui
 /* The command register's Bus Master Enable: a device must not touch RAM without. */
 bool pci_may_master(const struct pci_function *f);
 
+/* The interrupt line (machine_set_irq) that INTA# of that device number is wired to: the same with the PIC and with the I/O APIC. */
+unsigned pci_line_of_device(unsigned number);
+
 /* The level of INTA#. Not seen by the guest while MSI-X is enabled or Interrupt Disable is set. */
 void pci_set_interrupt(struct pci_function *f, bool level);
 
 /* True while the guest has MSI-X enabled. */
 bool pci_msix_enabled(const struct pci_function *f);
-/* Sends the vector's message, or sets its pending bit while it is masked. Vectors out of range are ignored. */
+/* Sends the vector's message, or sets its pending bit while it is masked. Nothing while MSI-X is off, and for vectors out of range. */
 void pci_msix_send(struct pci_function *f, unsigned vector);
 
 struct machine *pci_machine(const struct pci_function *f);
