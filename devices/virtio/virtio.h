@@ -42,9 +42,7 @@ struct virtio_type {
      * driver, and the interrupt is sent, when it returns.
      */
     void (*notify)(void *device, unsigned queue);
-    /*
-     * The driver reset the device, or broke it: chains that were taken and not given back are gone. NULL: nothing to forget.
-     */
+    /* The driver reset the device: requests that were taken and not given back are gone. NULL: nothing to forget. */
     void (*reset)(void *device);
     /*
      * The driver wrote size (1, 2, 4 or 8) bytes at offset of the device-specific configuration; the range lies within it. The type
@@ -67,8 +65,8 @@ struct virtio_instance {
 };
 
 /* Puts the device on the bus. The machine owns it. */
-int virtio_pci_attach(struct pci_bus *bus, const struct virtio_instance *instance, struct virtio_device **out,
-                      struct error *err) must_check;
+int virtio_pci_attach(struct machine *m, struct pci_bus *bus, const struct virtio_instance *instance,
+                      struct virtio_device **out, struct error *err) must_check;
 
 struct machine *virtio_machine(const struct virtio_device *d);
 
