@@ -78,6 +78,7 @@ struct replay_stop {
 struct replay_place {
     position_t position;
     uint64_t events, interrupts, digests_checked, outputs_checked, console_bytes;
+    position_t last_event_position;
     struct vcpu_state state;
 };
 
@@ -109,6 +110,7 @@ struct replay {
     struct error error; /* what happened inside the boundary or a hook */
     bool failed;
 
+    bool note_positions;       /* of a trace that is being recorded: the reader is told them */
     struct trace_writer *seal; /* while sealing */
     position_t next_keyframe;
     struct trace_seal_summary summary;
@@ -125,6 +127,10 @@ int replay_consume(struct replay *r, position_t position, struct error *err) mus
 /* As replay_run, but stops at r->points as well. */
 int replay_run_to(struct replay *r, position_t position, struct replay_stop *stop,
                   struct error *err) must_check;
+
+/* replay.c */
+/* Sees what has been recorded since, in a trace that is still being written. */
+int replay_refresh(struct replay *r, struct error *err) must_check;
 
 /* replay_points.c */
 /* NULL: none. points stays the caller's, and in use until the next call. */

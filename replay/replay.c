@@ -121,6 +121,16 @@ struct trace_reader *replay_reader(struct replay *r)
     return r->reader;
 }
 
+int replay_refresh(struct replay *r, struct error *err)
+{
+    r->note_positions = !trace_reader_info(r->reader)->meta.positions;
+    int status = trace_reader_refresh(r->reader, err);
+    if (status < 0 || r->have_next || r->totals.events == trace_reader_info(r->reader)->events)
+        return status;
+    r->totals.at_end = r->ran_out = false;
+    return replay_fetch(r, err);
+}
+
 const struct symbols *replay_symbols(struct replay *r)
 {
     return r->symbols;

@@ -75,7 +75,8 @@ static int take(struct replay *r, position_t position)
 {
     if (replay_consume(r, position, &r->error) < 0)
         return fail(r);
-    if (!r->have_next || r->next.place == PLACE_AFTER || r->next.place == PLACE_PREVIOUS)
+    if (!r->have_next || r->next.place == PLACE_AFTER || r->next.place == PLACE_PREVIOUS ||
+        r->next.place == PLACE_STEPS)
         return BOUNDARY_STOP;
     return r->next.place == PLACE_LANDMARK && r->next.position == POSITION_UNKNOWN ? BOUNDARY_STOP
                                                                                    : BOUNDARY_OK;

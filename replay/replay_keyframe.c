@@ -82,6 +82,7 @@ void replay_save_place(struct replay *r, struct replay_place *place)
                                    .digests_checked = t->digests_checked,
                                    .outputs_checked = t->outputs_checked,
                                    .console_bytes = t->console_bytes,
+                                   .last_event_position = r->last_event_position,
                                    .state = *r->engine->ops->state(r->engine)};
 }
 
@@ -99,7 +100,7 @@ int replay_restore_place(struct replay *r, const struct replay_place *place, str
                                        .digests_checked = place->digests_checked,
                                        .outputs_checked = place->outputs_checked,
                                        .console_bytes = place->console_bytes};
-    r->last_event_position = place->position;
+    r->last_event_position = place->last_event_position;
     r->done_here = POSITION_UNKNOWN;
     r->history_count = 0;
     r->ran_out = r->failed = false;

@@ -20,9 +20,25 @@ static void remember(struct replay *r, const struct event *event, position_t pos
 
 static int note_position(struct replay *r, position_t position, struct error *err)
 {
-    r->totals.events++;
+    uint64_t index = r->totals.events++;
     r->last_event_position = position;
+    if (r->note_positions)
+        return trace_reader_note_position(r->reader, index, position, err);
     return r->seal ? trace_seal_position(r->seal, position, err) : 0;
+}
+
+/* Counted from the event before, which is the last one that was done. */
+static int place_by_steps(struct replay *r, struct error *err)
+{
+    struct event *e = &r->next;
+    if (e->place != PLACE_STEPS || e->position != POSITION_UNKNOWN)
+        return 0;
+    if (__builtin_add_overflow(r->last_event_position, e->steps, &e->position) ||
+        e->position == POSITION_UNKNOWN)
+        return error_set_kind(err, ERROR_DAMAGED, -EBADMSG,
+                              "event %" PRIu64 " is placed %" PRIu64 " steps after position %" PRIu64,
+                              r->totals.events, e->steps, r->last_event_position);
+    return 0;
 }
 
 static bool is_annotation(const struct event *event)
@@ -50,13 +66,16 @@ int replay_fetch(struct replay *r, struct error *err)
         r->have_next = n == 1;
         if (!r->have_next)
             return 0;
+        int status = place_by_steps(r, err);
+        if (status < 0)
+            return status;
         points_ask(r);
         if (!is_annotation(&r->next)) {
             landmark_prepare(r);
             return 0;
         }
         give_annotation(r);
-        int status = note_position(r, r->last_event_position, err);
+        status = note_position(r, r->last_event_position, err);
         if (status < 0)
             return status;
     }

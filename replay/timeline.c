@@ -29,13 +29,13 @@ static void tell_engine(void *context, uint64_t offset, size_t length)
 static int open_replay(struct timeline *t, const char *path, struct error *err)
 {
     struct replay_hooks hooks = {.console = give_console, .context = t};
-    int status = replay_seal(path, NULL, NULL, err);
+    int status = t->options.growing ? 0 : replay_seal(path, NULL, NULL, err);
     if (status == 0)
         status = replay_open(&t->replay, path, &hooks, err);
     if (status < 0)
         return status;
     const struct trace_info *info = trace_reader_info(replay_reader(t->replay));
-    t->end = info->seal.end_position;
+    t->end = t->options.growing ? 0 : info->seal.end_position;
     status = checkpoints_create(&t->checkpoints, t->replay->ram, &t->replay->tracker,
                                 t->options.memory_budget_bytes, tell_engine, t, err);
     struct replay_place place;
@@ -103,6 +103,24 @@ int timeline_goto(struct timeline *t, position_t position, const struct timeline
     status = timeline_travel(t, start, NULL, err);
     return status < 0 ? status
                       : error_set(err, -EINTR, "interrupted on the way to position %" PRIu64, position);
+}
+
+int timeline_extend(struct timeline *t, const struct timeline_interrupt *interrupt, struct error *err)
+{
+    struct replay_stop stop;
+    if (!t->options.growing)
+        return error_set(err, -EINVAL, "the trace is complete");
+    int status = timeline_travel(t, t->end, NULL, err);
+    if (status == 0)
+        status = replay_refresh(t->replay, err);
+    if (status == 0)
+        status = timeline_run(t, POSITION_UNKNOWN, SPACING_EVEN, interrupt, &stop, err);
+    if (status < 0 && status != -EINTR)
+        return status;
+    t->end = replay_position(t->replay);
+    /* What belongs to the end itself has been done: back to before it, as everywhere. */
+    int back = timeline_travel(t, t->end, NULL, err);
+    return back < 0 ? back : status;
 }
 
 void timeline_statistics(const struct timeline *t, struct timeline_statistics *out)

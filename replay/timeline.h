@@ -19,6 +19,11 @@ struct timeline_options {
     /* What the guest prints while running forwards for the user (not while scanning). May be NULL. */
     void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
     void *context;
+    /*
+     * The trace is still being recorded, by this process: it is not sealed, and its end is where timeline_extend() has come to,
+     * 0 at first.
+     */
+    bool growing;
 };
 
 /* Seals the trace first if need be. Stands at position 0. */
@@ -30,6 +35,15 @@ position_t timeline_position(const struct timeline *t);
 position_t timeline_end(const struct timeline *t); /* the last position of the trace */
 /* The replay underneath, for its state, RAM, reader and symbols; not to be run or sought directly. */
 struct replay *timeline_replay(struct timeline *t);
+
+struct timeline_interrupt;
+/*
+ * For a growing trace, which has been flushed: replays what has been added, checks it, and stands at the new end. -EINTR: the end is
+ * as far as it got. After another failure it stands somewhere before the end. A digest of the present state as the trace's last
+ * event makes sure that the end is that state.
+ */
+int timeline_extend(struct timeline *t, const struct timeline_interrupt *interrupt,
+                    struct error *err) must_check;
 
 /*
  * interrupted: asked at least every 50 ms. True ends timeline_goto with -EINTR, standing where it was before, and the other two

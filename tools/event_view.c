@@ -85,6 +85,8 @@ void event_print(uint64_t index, const struct event *e, FILE *out)
     event_print_details(e, out);
     if (e->place == PLACE_LANDMARK && e->landmark)
         fprintf(out, "  at rip 0x%" PRIx64 ", %zu pages", e->landmark->rip, e->landmark->page_count);
+    if (e->place == PLACE_STEPS)
+        fprintf(out, "  %s steps after the event before", number_format(e->steps, &position));
     putc('\n', out);
 }
 

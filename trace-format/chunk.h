@@ -9,8 +9,9 @@
 #include "core/base/error.h"
 #include "core/base/types.h"
 
-#define TRACE_FORMAT_VERSION    1u
-#define TRACE_FILE_HEADER_BYTES ((size_t)64)
+#define TRACE_FORMAT_VERSION       1u
+#define TRACE_FORMAT_VERSION_STEPS 2u /* with events placed by steps */
+#define TRACE_FILE_HEADER_BYTES    ((size_t)64)
 
 #define CHUNK_MAGIC          0x434d5644u /* "DVMC" */
 #define CHUNK_HEADER_BYTES   ((size_t)56)

@@ -33,9 +33,11 @@ enum event_type {
  *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in the stream
  *   PLACE_LANDMARK  at the boundary that landmark describes
  *   PLACE_PREVIOUS  at the same place as the event before it (annotations; digests taken there)
+ *   PLACE_STEPS     so many transitions after the position of the event before it (a recording under KVM, while the vCPU is in
+ *                   the emulator); only in traces written with trace_writer_options.steps
  * In a sealed trace every event has a position as well, whatever its place.
  */
-enum event_place { PLACE_CROSSING, PLACE_POSITION, PLACE_AFTER, PLACE_LANDMARK, PLACE_PREVIOUS };
+enum event_place { PLACE_CROSSING, PLACE_POSITION, PLACE_AFTER, PLACE_LANDMARK, PLACE_PREVIOUS, PLACE_STEPS };
 
 enum trace_end {
     TRACE_END_DEBUG_EXIT = 1, /* status: the value written */
@@ -52,7 +54,7 @@ enum trace_end {
 #define LANDMARK_MAX_WITNESSES 8
 #define LANDMARK_MAX_ENTRIES   32
 #define LANDMARK_MAX_PAGES     65536u
-#define LANDMARK_ALL_OF_RAM    UINT64_MAX /* as a gfn: the low half of the digest of RAM */
+#define LANDMARK_ALL_OF_RAM    UINT64_MAX        /* as a gfn: the low half of the digest of RAM */
 #define EVENT_MAX_DATA         ((size_t)1 << 20) /* DMA and console data; writers split longer ones */
 
 struct landmark_page {
@@ -103,6 +105,7 @@ struct event {
     const uint8_t *data;
     size_t data_length;
     const struct landmark *landmark; /* with PLACE_LANDMARK */
+    uint64_t steps;                  /* with PLACE_STEPS */
 };
 
 const char *event_type_name(enum event_type type); /* "pio-read"; "unknown" for anything else */

@@ -65,7 +65,7 @@ static const char *wrong_fields(const struct event *e)
 
 int event_check(const struct event *e, struct error *err)
 {
-    if (e->type < EVENT_PIO_READ || e->type >= EVENT_TYPE_COUNT || (unsigned)e->place > PLACE_PREVIOUS)
+    if (e->type < EVENT_PIO_READ || e->type >= EVENT_TYPE_COUNT || (unsigned)e->place > PLACE_STEPS)
         return error_set(err, -EINVAL, "event of type %d at place %d does not exist", (int)e->type,
                          (int)e->place);
     if (has_data(e->type) && e->data_length > EVENT_MAX_DATA)
@@ -215,6 +215,8 @@ void event_encode(struct event_context *c, struct buffer *out, const struct even
     c->previous = position;
     if (e->place == PLACE_LANDMARK)
         encode_landmark(c, out, e->landmark);
+    if (e->place == PLACE_STEPS)
+        buffer_put_varint(out, e->steps);
     encode_body(c, out, e);
 }
 
@@ -382,7 +384,8 @@ int event_decode(struct event_decoder *d, struct reader *in, struct event *e, co
     uint8_t tag = reader_u8(in);
     unsigned type = tag & TAG_TYPE;
     unsigned place = (unsigned)(tag & TAG_PLACE) >> TAG_PLACE_SHIFT;
-    if (!type || type >= EVENT_TYPE_COUNT || place > PLACE_PREVIOUS) {
+    unsigned last_place = d->steps ? PLACE_STEPS : PLACE_PREVIOUS;
+    if (!type || type >= EVENT_TYPE_COUNT || place > last_place) {
         *why = in->failed ? "the chunk ends inside an event" : "event type or place that does not exist";
         return -EBADMSG;
     }
@@ -398,6 +401,8 @@ int event_decode(struct event_decoder *d, struct reader *in, struct event *e, co
             return r;
         e->landmark = &d->landmark;
     }
+    if (e->place == PLACE_STEPS)
+        e->steps = reader_varint(in);
     decode_body(&d->context, in, e);
     *why = in->failed ? "event that is cut off, or whose fields are out of range" : wrong_fields(e);
     return *why ? -EBADMSG : 0;

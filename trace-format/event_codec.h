@@ -36,6 +36,7 @@ struct event_decoder {
     struct landmark landmark;
     struct landmark_page *pages;
     size_t page_capacity;
+    bool steps; /* PLACE_STEPS may occur */
 };
 void event_decoder_free(struct event_decoder *d);
 

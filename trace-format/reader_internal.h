@@ -19,6 +19,8 @@ struct trace_reader {
     uint64_t whole_end;  /* end of the last whole chunk that counts */
     bool damaged;        /* by the scan: the stream may go on where it cannot be read */
     struct error damage;
+    position_t *noted; /* trace_reader_note_position: of the first events */
+    size_t noted_count, noted_capacity;
 };
 
 /* path is for messages. Takes over fd, also on failure. */

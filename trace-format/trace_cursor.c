@@ -196,6 +196,7 @@ int trace_cursor_open(struct trace_cursor **out, struct trace_reader *reader, ui
     if (!c)
         return error_set(err, -ENOMEM, "%s: no memory to read events", reader->path);
     c->reader = reader;
+    c->decoder.steps = reader->info.format_version >= TRACE_FORMAT_VERSION_STEPS;
     int r = trace_cursor_seek(c, event_index, err);
     if (r < 0) {
         trace_cursor_close(c);
@@ -272,6 +273,8 @@ static int next_event(struct trace_cursor *c, struct event *event, struct error 
                              why);
     if (reader->info.sealed && !reader->info.meta.positions)
         r = sealed_position(c, event, err);
+    else if (c->index < reader->noted_count)
+        event->position = reader->noted[c->index];
     if (r >= 0)
         r = check_event(c, event, err);
     if (r < 0)
@@ -298,7 +301,7 @@ uint64_t trace_cursor_index(const struct trace_cursor *c)
 int trace_reader_find_event(struct trace_reader *r, position_t position, uint64_t *event_index,
                             struct error *err)
 {
-    if (!r->info.sealed && !r->info.meta.positions)
+    if (!r->info.sealed && !r->info.meta.positions && !r->noted_count)
         return error_set(err, -ENODATA, "%s: its events have no positions before it is sealed", r->path);
     uint64_t n = 0;
     struct index_record record = {0};

@@ -29,9 +29,9 @@ static int read_file_header(struct trace_reader *r, struct error *err)
     struct reader tail = reader_of(bytes + sizeof(bytes) - 8, 8);
     if (reader_u64(&tail) != hash64(bytes, sizeof(bytes) - 8))
         return trace_damaged(s, 0, err, "checksum of the file header");
-    if (version != TRACE_FORMAT_VERSION)
-        return error_set(err, -ENOTSUP, "%s: trace format version %u; this program reads version %u", s->path,
-                         version, TRACE_FORMAT_VERSION);
+    if (version != TRACE_FORMAT_VERSION && version != TRACE_FORMAT_VERSION_STEPS)
+        return error_set(err, -ENOTSUP, "%s: trace format version %u; this program reads versions %u and %u",
+                         s->path, version, TRACE_FORMAT_VERSION, TRACE_FORMAT_VERSION_STEPS);
     if (length != TRACE_FILE_HEADER_BYTES)
         return trace_damaged(s, 0, err, "file header of %u bytes; %zu are expected", length,
                              TRACE_FILE_HEADER_BYTES);
@@ -218,6 +218,7 @@ void trace_reader_close(struct trace_reader *r)
     chunk_decoder_free(&r->decoder);
     close(r->source.fd);
     free(r->strings);
+    free(r->noted);
     free(r->path);
     free(r);
 }
@@ -225,6 +226,70 @@ void trace_reader_close(struct trace_reader *r)
 const struct trace_info *trace_reader_info(const struct trace_reader *r)
 {
     return &r->info;
+}
+
+/* ---- a trace that is being written ---- */
+
+/* The chunks' first positions, as far as they were noted, so that the table can be searched by position. */
+static void put_noted_positions(struct trace_reader *r)
+{
+    for (size_t i = 0; i < r->events.array.count && r->events.array.records[i].first < r->noted_count; i++)
+        r->events.array.records[i].position = r->noted[r->events.array.records[i].first];
+}
+
+int trace_reader_refresh(struct trace_reader *r, struct error *err)
+{
+    struct stat st;
+    if (r->info.sealed)
+        return error_set(err, -EINVAL, "%s: it is sealed, and grows no more", r->path);
+    if (fstat(r->source.fd, &st) < 0)
+        return error_errno(err, -errno, "stat %s", r->path);
+    if ((uint64_t)st.st_size == r->source.size)
+        return 0;
+    uint64_t events = r->info.events;
+    r->source.size = r->info.file_bytes = (uint64_t)st.st_size;
+    int result = open_by_scan(r, err);
+    if (result >= 0 && r->damaged) {
+        if (err)
+            *err = r->damage;
+        return r->damage.code;
+    }
+    if (result >= 0 && r->info.events < events)
+        return error_set_kind(err, ERROR_DAMAGED, -EBADMSG, "%s: it had %llu events, and has %llu now",
+                              r->path, (unsigned long long)events, (unsigned long long)r->info.events);
+    if (result >= 0 && !r->info.meta.positions)
+        put_noted_positions(r);
+    return result < 0 ? result : 0;
+}
+
+int trace_reader_note_position(struct trace_reader *r, uint64_t event_index, position_t position,
+                               struct error *err)
+{
+    if (event_index < r->noted_count && r->noted[event_index] == position)
+        return 0;
+    if (event_index != r->noted_count || (event_index && position < r->noted[event_index - 1]))
+        return error_set(err, -EINVAL, "%s: event %llu cannot be at position %llu", r->path,
+                         (unsigned long long)event_index, (unsigned long long)position);
+    if (r->noted_count == r->noted_capacity) {
+        size_t capacity = r->noted_capacity ? r->noted_capacity * 2 : 1024;
+        position_t *grown = reallocarray(r->noted, capacity, sizeof(*grown));
+        if (!grown)
+            return error_set(err, -ENOMEM, "%s: no memory for the positions of its events", r->path);
+        r->noted = grown;
+        r->noted_capacity = capacity;
+    }
+    r->noted[r->noted_count++] = position;
+    size_t low = 0, high = r->events.array.count;
+    while (low < high) { /* the chunk that begins with this event, if one does */
+        size_t middle = low + (high - low) / 2;
+        if (r->events.array.records[middle].first < event_index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low < r->events.array.count && r->events.array.records[low].first == event_index)
+        r->events.array.records[low].position = position;
+    return 0;
 }
 
 /* Replaces the tables in the file by ones made anew, which must describe the same trace. */

@@ -35,6 +35,18 @@ const struct trace_info *trace_reader_info(const struct trace_reader *r);
 int trace_reader_cpuid(struct trace_reader *r, struct buffer *out, struct error *err) must_check;
 int trace_reader_image(struct trace_reader *r, struct buffer *out, struct error *err) must_check;
 
+/*
+ * A trace that is still being written, by this process: sees what has been added since. The writer must have been flushed, and
+ * not be at work. Cursors that were at the end go on.
+ */
+int trace_reader_refresh(struct trace_reader *r, struct error *err) must_check;
+/*
+ * The position of an event of an unsealed trace without positions, as a replay found it; in order, each at least once. Cursors
+ * give it from then on, and trace_reader_find_event finds events by it.
+ */
+int trace_reader_note_position(struct trace_reader *r, uint64_t event_index, position_t position,
+                               struct error *err) must_check;
+
 /* Events in order. An event and what it points to stay valid until the next call on the cursor. */
 struct trace_cursor;
 int trace_cursor_open(struct trace_cursor **out, struct trace_reader *r, uint64_t event_index,

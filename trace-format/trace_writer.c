@@ -45,7 +45,7 @@ static int write_file_header(struct trace_writer *w, struct error *err)
     uint8_t bytes[TRACE_FILE_HEADER_BYTES] = {0};
     struct buffer b = {.data = bytes, .capacity = sizeof(bytes)};
     buffer_put(&b, magic, sizeof(magic));
-    buffer_put_u32(&b, TRACE_FORMAT_VERSION);
+    buffer_put_u32(&b, w->steps ? TRACE_FORMAT_VERSION_STEPS : TRACE_FORMAT_VERSION);
     buffer_put_u32(&b, TRACE_FILE_HEADER_BYTES);
     b.length = TRACE_FILE_HEADER_BYTES - 8;
     buffer_put_u64(&b, hash64(bytes, b.length));
@@ -157,6 +157,7 @@ int trace_writer_create(struct trace_writer **out, const char *path,
     w->named = named;
     w->overwrite = overwrite;
     w->positions = meta->positions;
+    w->steps = options && options->steps;
     w->layout = trace_meta_layout(meta);
     w->previous = meta->positions ? 0 : POSITION_UNKNOWN;
     page_store_init(&w->store, PAGE_STORE_DEFAULT_BUDGET_BYTES);
@@ -199,6 +200,9 @@ static int check_order(const struct trace_writer *w, const struct event *e, stru
 {
     if (w->ended)
         return error_set(err, -EINVAL, "%s event after the end event", event_type_name(e->type));
+    if (e->place == PLACE_STEPS && !w->steps)
+        return error_set(err, -EINVAL, "%s event placed by steps in a trace of format version %u",
+                         event_type_name(e->type), TRACE_FORMAT_VERSION);
     if (e->position == POSITION_UNKNOWN)
         return w->positions && e->place != PLACE_PREVIOUS
                    ? error_set(err, -EINVAL, "%s event without a position in a trace with positions",

@@ -28,6 +28,7 @@ struct trace_meta {
 struct trace_writer_options {
     int level;      /* zstd level; 0 = default (1) */
     bool overwrite; /* replace an existing file; without it -EEXIST */
+    bool steps;     /* events may have PLACE_STEPS: the file has format version 2 then */
 };
 
 struct trace_writer;

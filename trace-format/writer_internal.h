@@ -26,6 +26,7 @@ struct trace_writer {
     bool named;     /* the file is to be seen under its name */
     bool overwrite; /* it may replace another then */
     bool positions; /* trace_meta.positions */
+    bool steps;     /* trace_writer_options.steps */
     struct ram_layout layout;
 
     struct event_context context;

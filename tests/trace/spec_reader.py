@@ -141,8 +141,9 @@ class Trace:
         header = self.read(0, 64)
         magic, version, length = struct.unpack("<8sII", header[:16])
         need(magic == bytes.fromhex("89444a564d0d0a1a"), "magic")
-        need(version == 1 and length == 64 and header[16:56] == bytes(40), "file header")
+        need(version in (1, 2) and length == 64 and header[16:56] == bytes(40), "file header")
         need(struct.unpack("<Q", header[56:])[0] == LIB.hash64(header[:56]), "file header checksum")
+        self.version = version
 
     def read(self, offset, length):
         need(offset + length <= len(self.data), "file ends too early")
@@ -247,7 +248,7 @@ def read_fields(b, kind, cpu):
     return b.u8() + b.varint(), read_data(b)
 
 
-def read_events(chunk):
+def read_events(chunk, version):
     """A list of (type, place, position, number, data)."""
     events, b = [], Bytes(chunk.raw)
     base = 0 if chunk.position == UNKNOWN else chunk.position
@@ -256,14 +257,14 @@ def read_events(chunk):
     for i in range(chunk.count):
         tag = b.u8()
         kind, place = tag & 15, (tag >> 4) & 7
-        need(kind and place <= 4, "event type or place")
+        need(kind and place <= (5 if version == 2 else 4), "event type or place")
         if tag & 0x80:
             base += b.varint()
             need(base < UNKNOWN, "position")
             previous = base
         elif place != 4:
             previous = UNKNOWN
-        rip = read_landmark(b, registers) if place == 3 else 0
+        rip = read_landmark(b, registers) if place == 3 else b.varint() if place == 5 else 0
         number, data = read_fields(b, kind, cpu)
         need((kind == 15) == (bool(chunk.flags & 1) and i == chunk.count - 1), "END")
         events.append((kind, place, previous, (number + rip) & M64, data))
@@ -417,7 +418,7 @@ def check_index(trace, chunks, seal, raw_end, events, keyframes, positions):
     check_table(trace, word[14], 1, [(c.offset, c.first, c.position, c.count) for c in keyframes])
 
 
-def summarise(events, positions):
+def summarise(events, positions, version):
     """Numbers that another reader can be compared with."""
     by_first = {c.first: c for c in positions}
     counts, order, data, last, number = [0] * 16, 0, 0, 0, 0
@@ -425,7 +426,7 @@ def summarise(events, positions):
         need(chunk.first == number, "event number")
         number += chunk.count
         given = read_positions(by_first[chunk.first], chunk) if chunk.first in by_first else None
-        for i, (kind, place, position, value, content) in enumerate(read_events(chunk)):
+        for i, (kind, place, position, value, content) in enumerate(read_events(chunk, version)):
             if positions:
                 position = given[i] if given and i < len(given) else UNKNOWN
             need(position == UNKNOWN or position >= last, "position decreases")
@@ -454,7 +455,7 @@ def check(path):
     keyframes = Keyframes(trace, chunks, number[33], number[34])
     events = [c for c in raw if c.type == EVENTS]
     positions = [c for c in sealing if c.type == POSITIONS]
-    counts, total, order, data = summarise(events, positions)
+    counts, total, order, data = summarise(events, positions, trace.version)
     if seal:
         end = struct.unpack("<10Q", seal.raw)
         need(end[7] == len(keyframes.list) and end[8] == len(positions) and end[9] == raw_end, "SEAL")

@@ -91,6 +91,12 @@ const struct trace_meta test_meta = {
 
 struct trace_writer *create_trace(const char *path, bool positions, size_t image_length)
 {
+    return create_trace_with_steps(path, positions, image_length, false);
+}
+
+struct trace_writer *create_trace_with_steps(const char *path, bool positions, size_t image_length,
+                                             bool steps)
+{
     struct error err;
     struct trace_writer *w;
     struct trace_meta meta = test_meta;
@@ -101,7 +107,7 @@ struct trace_writer *create_trace(const char *path, bool positions, size_t image
     struct random r = {image_length};
     for (size_t i = 0; i < image_length; i++)
         image[i] = (uint8_t)(random_u64(&r) & 0x33);
-    struct trace_writer_options options = {.overwrite = true};
+    struct trace_writer_options options = {.overwrite = true, .steps = steps};
     must(trace_writer_create(&w, path, &options, &meta, &cpuid, image, image_length, &err), &err);
     free(image);
     return w;
@@ -215,11 +221,14 @@ static void random_fields(struct random *r, struct event_store *s, struct event 
 void random_event(struct random *r, struct event_store *s, struct event *e)
 {
     *e = (struct event){.type = (enum event_type)(1 + random_below(r, EVENT_END - 1)),
-                        .place = (enum event_place)random_below(r, PLACE_PREVIOUS + 1),
+                        .place =
+                            (enum event_place)random_below(r, (s->steps ? PLACE_STEPS : PLACE_PREVIOUS) + 1u),
                         .position = POSITION_UNKNOWN};
     random_fields(r, s, e);
     if (e->place == PLACE_LANDMARK)
         random_landmark(r, s, e);
+    if (e->place == PLACE_STEPS)
+        e->steps = random_magnitude(r);
     if (s->positions || e->place == PLACE_POSITION) {
         s->position += e->place == PLACE_PREVIOUS ? 0 : random_magnitude(r) >> 24;
         e->position = s->position;
@@ -292,6 +301,8 @@ const char *event_difference(const struct event *a, const struct event *b)
         return "place";
     if (a->position != b->position)
         return "position";
+    if (a->steps != b->steps)
+        return "steps";
     if (a->address != b->address || a->value != b->value || a->size != b->size)
         return "address, value or size";
     if (a->vector != b->vector || a->source != b->source || a->flag != b->flag)
@@ -358,8 +369,9 @@ struct small_trace make_small_trace(const char *path, uint64_t seed, bool positi
     struct error err;
     struct random r = {seed};
     struct test_ram ram = {calloc(TEST_RAM_PAGES, 4096)};
-    struct event_store store = {.positions = positions};
-    struct trace_writer *w = create_trace(path, positions, 5000);
+    bool steps = !positions && seed % 2;
+    struct event_store store = {.positions = positions, .steps = steps};
+    struct trace_writer *w = create_trace_with_steps(path, positions, 5000, steps);
     write_first_keyframe(w, &ram, &r);
     for (unsigned i = 0; i < EVENTS; i++) {
         struct event e;

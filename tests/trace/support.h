@@ -26,6 +26,9 @@ extern const struct trace_meta test_meta; /* 4 MiB of RAM, 2 of them low; no pos
 
 /* Creates path (overwriting it) with some CPUID bytes and an image of image_length bytes. */
 struct trace_writer *create_trace(const char *path, bool positions, size_t image_length);
+/* steps: in format version 2, where events may be placed by steps. */
+struct trace_writer *create_trace_with_steps(const char *path, bool positions, size_t image_length,
+                                             bool steps);
 
 /* A random correct event; data and landmark point into the store, until its next use. */
 struct event_store {
@@ -34,6 +37,7 @@ struct event_store {
     struct landmark_page pages[64];
     position_t position; /* grows */
     bool positions;      /* of the trace */
+    bool steps;          /* PLACE_STEPS may occur */
 };
 void random_event(struct random *r, struct event_store *s, struct event *out);
 void event_store_free(struct event_store *s);
@@ -57,7 +61,7 @@ struct small_trace {
     uint64_t events, keyframes;
 };
 /*
- * A trace with all kinds of events, several chunks, and if sealed, positions and keyframes. With end: EVENT_END is
+ * A trace (with an odd seed and without positions: of format version 2) with all kinds of events, several chunks, and if sealed, positions and keyframes. With end: EVENT_END is
  * there and the trace is finished; without, the writer is dropped after a flush.
  */
 struct small_trace make_small_trace(const char *path, uint64_t seed, bool positions, bool end, bool seal);

@@ -19,15 +19,15 @@ static void keep_expected(struct event *kept, const struct event *e, position_t 
         kept->position = previous;
 }
 
-static void check_round_trip(uint64_t seed, bool positions)
+static void check_round_trip(uint64_t seed, bool positions, bool steps)
 {
     enum { COUNT = 20000 };
     struct error err;
     struct random r = {seed};
-    struct event_store store = {.positions = positions};
+    struct event_store store = {.positions = positions, .steps = steps};
     struct event *kept = calloc(COUNT, sizeof(*kept));
     char *path = scratch_path();
-    struct trace_writer *w = create_trace(path, positions, 0);
+    struct trace_writer *w = create_trace_with_steps(path, positions, 0, steps);
     position_t previous = positions ? 0 : POSITION_UNKNOWN;
     for (unsigned i = 0; i < COUNT; i++) {
         struct event e;
@@ -81,8 +81,9 @@ static void check_round_trip(uint64_t seed, bool positions)
 static void events_of_every_type_come_back_as_written(void **state)
 {
     (void)state;
-    check_round_trip(1, false);
-    check_round_trip(2, true);
+    check_round_trip(1, false, false);
+    check_round_trip(2, true, false);
+    check_round_trip(3, false, true);
 }
 
 static void largest_events_come_back_as_written(void **state)
@@ -287,6 +288,104 @@ static void meta_cpuid_and_image_come_back_as_written(void **state)
     free(path);
 }
 
+/* Format version 1 has no such events: written they are refused, read they are damage. */
+static void events_placed_by_steps_need_format_version_2(void **state)
+{
+    (void)state;
+    enum { VERSION = 8, CHECKSUM = 56 };
+    struct error err;
+    char *path = scratch_path();
+    const struct event halt = {
+        .type = EVENT_HALT, .place = PLACE_STEPS, .position = POSITION_UNKNOWN, .steps = 1000};
+    struct trace_writer *w = create_trace(path, false, 0);
+    assert_int_equal(trace_writer_event(w, &halt, &err), -EINVAL);
+    trace_writer_destroy(w);
+    w = create_trace_with_steps(path, false, 0, true);
+    must(trace_writer_event(w, &halt, &err), &err);
+    must(trace_writer_finish(w, &err), &err);
+    size_t length;
+    uint8_t *file = read_whole_file(path, &length);
+    for (uint8_t version = 1; version <= 3; version++) {
+        struct trace_reader *reader;
+        struct trace_cursor *c;
+        struct event e;
+        struct buffer sum = {0};
+        file[VERSION] = version;
+        buffer_put_u64(&sum, hash64(file, CHECKSUM));
+        memcpy(file + CHECKSUM, sum.data, 8);
+        buffer_free(&sum);
+        write_whole_file(path, file, length);
+        if (version == 3) {
+            assert_int_equal(trace_reader_open(&reader, path, &err), -ENOTSUP);
+            break;
+        }
+        must(trace_reader_open(&reader, path, &err), &err);
+        must(trace_cursor_open(&c, reader, 0, &err), &err);
+        int got = trace_cursor_next(c, &e, &err);
+        assert_true(version == 2 ? got == 1 && e.steps == 1000 : got < 0 && err.kind == ERROR_DAMAGED);
+        trace_cursor_close(c);
+        trace_reader_close(reader);
+    }
+    free(file);
+    unlink(path);
+    free(path);
+}
+
+/* While it is written: a reader sees what was flushed, cursors go on, and positions that are noted are found. */
+static void a_reader_follows_a_trace_that_grows(void **state)
+{
+    (void)state;
+    enum { PARTS = 30, PART = 40 };
+    struct error err;
+    char *path = scratch_path();
+    struct trace_writer *w = create_trace_with_steps(path, false, 100, true);
+    struct trace_reader *reader;
+    struct trace_cursor *c;
+    uint64_t read = 0, found;
+    must(trace_writer_flush(w, &err), &err);
+    must(trace_reader_open(&reader, path, &err), &err);
+    must(trace_cursor_open(&c, reader, 0, &err), &err);
+    for (unsigned part = 0; part <= PARTS; part++) {
+        for (unsigned i = 0; i < PART && part < PARTS; i++) {
+            const struct event e = {.type = EVENT_PIO_WRITE,
+                                    .position = POSITION_UNKNOWN,
+                                    .size = 1,
+                                    .address = 0x3f8,
+                                    .value = part * PART + i};
+            must(trace_writer_event(w, &e, &err), &err);
+        }
+        if (part < PARTS)
+            must(trace_writer_flush(w, &err), &err);
+        else
+            must(trace_writer_finish(w, &err), &err); /* what follows the events is no event */
+        must(trace_reader_refresh(reader, &err), &err);
+        struct event e;
+        int got;
+        while ((got = trace_cursor_next(c, &e, &err)) == 1) {
+            assert_int_equal(e.value, read);
+            assert_true(e.position == POSITION_UNKNOWN);
+            must(trace_reader_note_position(reader, read, read * 10, &err), &err);
+            must(trace_reader_note_position(reader, read, read * 10, &err), &err); /* as often as one likes */
+            assert_int_equal(trace_reader_note_position(reader, read, read * 10 + 1, &err), -EINVAL);
+            read++;
+        }
+        must(got, &err);
+        assert_int_equal(read, (part < PARTS ? part + 1 : PARTS) * PART);
+        must(trace_reader_find_event(reader, read * 5, &found, &err), &err);
+        assert_int_equal(found, read / 2);
+        struct trace_cursor *again;
+        must(trace_cursor_open(&again, reader, found, &err), &err);
+        assert_int_equal(trace_cursor_next(again, &e, &err), 1);
+        assert_int_equal(e.position, found * 10);
+        trace_cursor_close(again);
+    }
+    assert_int_equal(trace_reader_note_position(reader, read + 1, read * 10, &err), -EINVAL);
+    trace_cursor_close(c);
+    trace_reader_close(reader);
+    unlink(path);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +394,8 @@ int main(void)
         cmocka_unit_test(wrong_events_are_refused_and_do_no_harm),
         cmocka_unit_test(a_million_events_can_be_sought_by_index_and_position),
         cmocka_unit_test(meta_cpuid_and_image_come_back_as_written),
+        cmocka_unit_test(events_placed_by_steps_need_format_version_2),
+        cmocka_unit_test(a_reader_follows_a_trace_that_grows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

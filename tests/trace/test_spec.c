@@ -61,8 +61,8 @@ static uint64_t chain(uint64_t before, const void *data, size_t length)
 /* The number that stands for an event's fields in the summary. */
 static uint64_t number_of(const struct event *e)
 {
-    uint64_t n =
-        e->address + e->value + e->size + e->vector + e->source + (e->landmark ? e->landmark->rip : 0);
+    uint64_t n = e->address + e->value + e->size + e->vector + e->source +
+                 (e->landmark ? e->landmark->rip : 0) + e->steps;
     if (e->type == EVENT_CPU_READ)
         return n + (e->flag ? 128 : 0);
     return n + e->flag + e->digest.low + e->digest.high;

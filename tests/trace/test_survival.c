@@ -423,12 +423,12 @@ static void other_files_are_refused(void **state)
     make_small_trace(path, 33, false, true, false);
     size_t length;
     uint8_t *bytes = read_whole_file(path, &length);
-    bytes[8] = 2; /* version */
+    bytes[8] = 3; /* version */
     uint64_t sum = hash64(bytes, 56);
     memcpy(bytes + 56, &sum, 8);
     write_whole_file(path, bytes, length);
     assert_int_equal(trace_reader_open(&r, path, &err), -ENOTSUP);
-    assert_non_null(strstr(err.message, "version 2"));
+    assert_non_null(strstr(err.message, "version 3"));
     free(bytes);
     unlink(path);
     free(path);
