@@ -19,6 +19,8 @@ struct census {
     uint64_t by_type_total;
     uint64_t landmarks;
     uint64_t console_bytes;
+    char crash[MARK_BYTES]; /* the first that the guest or a device told of, or "" */
+    position_t crash_position;
     uint64_t marks;
     char mark[MARKS_MAX][MARK_BYTES];
     size_t mark_count;
@@ -37,6 +39,16 @@ static void copy_text(char *out, size_t size, const uint8_t *data, size_t length
     out[count] = '\0';
 }
 
+static void note_crash(struct census *c, const struct event *e)
+{
+    static const char prefix[] = "crash: ";
+    const size_t length = sizeof(prefix) - 1;
+    if (c->crash[0] || e->data_length <= length || memcmp(e->data, prefix, length) != 0)
+        return;
+    copy_text(c->crash, sizeof(c->crash), e->data + length, e->data_length - length);
+    c->crash_position = e->position;
+}
+
 static void count_event(struct census *c, const struct event *e)
 {
     if (e->type > 0 && e->type < EVENT_TYPE_COUNT)
@@ -49,6 +61,7 @@ static void count_event(struct census *c, const struct event *e)
         c->console_bytes += e->data_length;
     if (e->type == EVENT_MARK) {
         c->marks++;
+        note_crash(c, e);
         if (c->mark_count < MARKS_MAX)
             copy_text(c->mark[c->mark_count++], MARK_BYTES, e->data, e->data_length);
     }
@@ -130,6 +143,10 @@ static void print_ending(const struct trace_info *info, const struct census *c)
     char end[640];
     trace_end_describe(c->have_end ? c->end : 0, c->status, c->end_message, end, sizeof(end));
     put_field("end", end);
+    if (c->crash[0])
+        put_field("crash", c->crash);
+    if (c->crash[0] && c->crash_position != POSITION_UNKNOWN)
+        printf("%-14s at position %s; 'dejavm crash' tells more\n", "", number_format(c->crash_position, &number));
     printf("%-14s %s\n", "cut short", info->cut_short ? "yes: what was written replays up to there" : "no");
     if (info->sealed)
         printf("%-14s yes: %s steps, %s keyframes, RAM digest at the end %016" PRIx64 "%016" PRIx64 "\n",
@@ -195,6 +212,14 @@ static void ending_json(struct json *j, const struct trace_info *info, const str
         json_close_object(j);
     } else {
         json_null(j, "end");
+    }
+    if (c->crash[0]) {
+        json_object(j, "crash");
+        json_string(j, "text", c->crash);
+        json_position(j, "position", c->crash_position);
+        json_close_object(j);
+    } else {
+        json_null(j, "crash");
     }
     json_bool(j, "cut_short", info->cut_short);
     json_bool(j, "sealed", info->sealed);
