@@ -112,7 +112,7 @@ static int write_first_keyframe(struct recorder *r, struct error *err)
     ram_tracker_clear_changed(&r->tracker);
     free(frames);
     buffer_free(&state);
-    return status < 0 ? status : trace_writer_flush(r->writer, err);
+    return status;
 }
 
 static int create_trace(struct recorder *r, const struct guest_files *files, enum guest_format format,
@@ -219,7 +219,7 @@ int recorder_create(struct recorder **out, const struct record_options *options,
     r->landmark_pages = malloc(LANDMARK_MAX_PAGES * sizeof(*r->landmark_pages));
     struct guest_files files = {0};
     int status = r->landmark_pages ? set_up(r, &files, err) : error_set(err, -ENOMEM, "out of memory");
-    buffer_free(&files.image);
+    r->image = files.image; /* the trace's writer still reads it */
     buffer_free(&files.initrd);
     if (status < 0) {
         recorder_destroy(r);
@@ -249,6 +249,7 @@ void recorder_destroy(struct recorder *r)
     symbols_destroy(r->symbols);
     ram_tracker_destroy(&r->tracker);
     ram_destroy(r->ram);
+    buffer_free(&r->image);
     free(r->landmark_pages);
     free(r);
 }

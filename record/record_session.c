@@ -34,7 +34,7 @@ static int housekeeping(struct recorder *r, struct ending *ending, struct error 
         end_run(ending, TRACE_END_STOPPED, 0);
     if (r->options.timeout_ns && now >= r->options.timeout_ns)
         end_run(ending, TRACE_END_TIMEOUT, 0);
-    if (now - r->last_flush_ns >= RECORD_FLUSH_NS) {
+    if (now - r->last_flush_ns >= RECORD_FLUSH_NS && !trace_writer_is_busy(r->writer)) {
         r->last_flush_ns = now;
         int status = trace_writer_flush(r->writer, err);
         if (status < 0)
@@ -82,7 +82,7 @@ static uint64_t next_deadline(const struct recorder *r)
 {
     uint64_t deadline = record_host_now_ns(r->host) + RECORD_HOUSEKEEPING_NS;
     uint64_t device = machine_next_deadline_ns(r->machine);
-    if (r->last_flush_ns + RECORD_FLUSH_NS < deadline)
+    if (r->last_flush_ns + RECORD_FLUSH_NS < deadline && !trace_writer_is_busy(r->writer))
         deadline = r->last_flush_ns + RECORD_FLUSH_NS;
     if (device < deadline && !record_deadline_by_steps(r, device))
         deadline = device;

@@ -106,7 +106,8 @@ static int store_pages(struct trace_writer *w, const struct trace_keyframe_input
     uint32_t number = (uint32_t)w->keyframe_table.count;
     for (size_t i = 0; i < k->changed_count; i++) {
         gfn_t gfn = k->changed[i];
-        const uint8_t *page = k->page(k->context, gfn);
+        const uint8_t *page =
+            w->job.copied ? w->job.pages.data + i * PAGE_SIZE_BYTES : k->page(k->context, gfn);
         if (!page)
             return chunk_sink_fail(&w->sink, -EINVAL, "no content for a changed frame", err);
         changed[i].gfn = gfn;
@@ -157,18 +158,13 @@ static int write_head(struct trace_writer *w, const struct trace_keyframe_input 
     return r;
 }
 
-int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k, struct error *err)
+static int write_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k, struct error *err)
 {
-    int r = chunk_sink_check(&w->sink, err);
-    if (r >= 0)
-        r = check_keyframe(w, k, err);
-    if (r < 0)
-        return r;
     struct changed_page *changed = calloc(k->changed_count ? k->changed_count : 1, sizeof(*changed));
     if (!changed)
         return chunk_sink_fail(&w->sink, -ENOMEM, "writing a keyframe", err);
     struct parts p = {.w = w, .keyframe = w->keyframe_table.count, .err = err};
-    r = store_pages(w, k, changed, err);
+    int r = store_pages(w, k, changed, err);
     if (r >= 0)
         r = write_parts(w, changed, k->changed_count, &p);
     if (r >= 0)
@@ -176,4 +172,75 @@ int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_in
     buffer_free(&p.payload);
     free(changed);
     return r;
+}
+
+/* ---- in the background ---- */
+
+/* A keyframe of more pages than this is not worth the memory for copies of them. */
+#define JOB_PAGES_MAX ((size_t)16384)
+
+/* Failures are kept by the sink. */
+static void run_job(void *context)
+{
+    struct trace_writer *w = context;
+    struct error err;
+    if (chunk_sink_check(&w->sink, &err) < 0 || (w->image_length && writer_write_image(w, &err) < 0))
+        return;
+    int kept = write_keyframe(w, &w->job.input, &err);
+    (void)kept;
+}
+
+/* False without memory. */
+static bool copy_pages(struct keyframe_job *job, const struct trace_keyframe_input *k)
+{
+    buffer_clear(&job->pages);
+    uint8_t *to = buffer_extend(&job->pages, k->changed_count * PAGE_SIZE_BYTES);
+    for (size_t i = 0; to && i < k->changed_count; i++) {
+        const uint8_t *page = k->page(k->context, k->changed[i]);
+        if (!page)
+            return false;
+        memcpy(to + i * PAGE_SIZE_BYTES, page, PAGE_SIZE_BYTES);
+    }
+    return to;
+}
+
+static bool copy_input(struct keyframe_job *job, const struct trace_keyframe_input *k)
+{
+    if (k->changed_count > JOB_PAGES_MAX)
+        return false;
+    buffer_clear(&job->state);
+    buffer_clear(&job->frames);
+    buffer_put(&job->state, k->state, k->state_length);
+    buffer_put(&job->frames, k->changed, k->changed_count * sizeof(*k->changed));
+    if (job->state.failed || job->frames.failed || !copy_pages(job, k))
+        return false;
+    job->input = *k;
+    job->input.state = job->state.data;
+    job->input.changed = (const gfn_t *)(const void *)job->frames.data;
+    return true;
+}
+
+void writer_free_job(struct trace_writer *w)
+{
+    buffer_free(&w->job.state);
+    buffer_free(&w->job.frames);
+    buffer_free(&w->job.pages);
+}
+
+int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_input *k, struct error *err)
+{
+    background_wait(w->background);
+    int r = chunk_sink_check(&w->sink, err);
+    if (r >= 0)
+        r = check_keyframe(w, k, err);
+    if (r < 0)
+        return r;
+    w->bytes_before_job = w->sink.end;
+    w->job.copied = copy_input(&w->job, k);
+    if (w->job.copied) {
+        background_start(w->background, run_job, w);
+        return 0;
+    }
+    r = writer_settle(w, err);
+    return r < 0 ? r : write_keyframe(w, k, err);
 }

@@ -42,7 +42,7 @@ static int finish_raw(struct trace_writer *w, struct error *err)
     return r;
 }
 
-/* Pages of the recording's first keyframe become known to the page store. */
+/* Pages of the recording's first keyframe, before offset end, become known to the page store. */
 static int learn_pages(struct trace_writer *w, uint64_t end, struct error *err)
 {
     struct trace_reader *raw = w->sealing->raw;
@@ -71,6 +71,17 @@ static int learn_pages(struct trace_writer *w, uint64_t end, struct error *err)
     }
     chunk_decoder_free(&decoder);
     return r < 0 ? r : 0;
+}
+
+/* A failure is kept by the sink, for the next call. */
+static void learn_job(void *context)
+{
+    struct trace_writer *w = context;
+    struct error err;
+    if (learn_pages(w, w->learn_end, &err) < 0 && !w->sink.failed) {
+        w->sink.failed = true;
+        w->sink.failure = err;
+    }
 }
 
 /* After interrupted sealing, or where none was tried: the sink stands at the end of the finished raw part. */
@@ -122,11 +133,12 @@ static int open_sealing(struct trace_writer *w, const char *path, struct error *
     w->event_count = s->raw->info.events;
     if (frame_map_init(&w->frames, w->layout) < 0)
         return error_set(err, -ENOMEM, "%s: no memory to seal", path);
-    r = learn_pages(w, w->keyframe_table.records[0].offset, err);
-    if (r >= 0)
-        r = prepare_file(w, err);
+    w->learn_end = w->keyframe_table.records[0].offset;
+    r = prepare_file(w, err);
     if (r >= 0 && w->positions)
         r = trace_cursor_open(&s->cursor, s->raw, 0, err);
+    if (r >= 0)
+        background_start(w->background, learn_job, w);
     return r;
 }
 
@@ -145,6 +157,7 @@ int trace_seal_open(struct trace_writer **out, const char *path, struct error *e
         return error_set(err, -ENOMEM, "%s: no memory to seal", path);
     }
     w->sealing = s;
+    w->background = background_create();
     page_store_init(&w->store, PAGE_STORE_DEFAULT_BUDGET_BYTES);
     int r = chunk_sink_open(&w->sink, fd, path, seal_level, err);
     if (r >= 0)
@@ -179,6 +192,9 @@ static int next_events_chunk(struct trace_writer *w, struct error *err)
 static int write_positions(struct trace_writer *w, struct error *err)
 {
     struct sealing *s = w->sealing;
+    int r = writer_settle(w, err);
+    if (r < 0)
+        return r;
     if (s->positions.failed)
         return chunk_sink_fail(&w->sink, -ENOMEM, "collecting positions", err);
     struct chunk_header h = {
@@ -187,7 +203,7 @@ static int write_positions(struct trace_writer *w, struct error *err)
         .count = s->events - s->chunk.first,
         .position = s->chunk.position,
     };
-    int r = chunk_append(&w->sink, &h, s->positions.data, s->positions.length, true, &s->chunk.extra, err);
+    r = chunk_append(&w->sink, &h, s->positions.data, s->positions.length, true, &s->chunk.extra, err);
     if (r >= 0 && index_array_add(&w->event_table, s->chunk) < 0)
         r = chunk_sink_fail(&w->sink, -ENOMEM, "remembering a chunk", err);
     s->positions_chunks++;
@@ -215,10 +231,10 @@ static int compare_position(struct trace_writer *w, position_t position, struct 
 
 int trace_seal_position(struct trace_writer *w, position_t position, struct error *err)
 {
-    int r = chunk_sink_check(&w->sink, err);
+    struct sealing *s = w->sealing;
+    int r = trace_writer_is_busy(w) ? 0 : chunk_sink_check(&w->sink, err);
     if (r < 0)
         return r;
-    struct sealing *s = w->sealing;
     if (!s)
         return error_set(err, -EINVAL, "%s: it is being recorded, not sealed", w->sink.path);
     if (position == POSITION_UNKNOWN || position < s->last || s->events >= w->event_count)
@@ -279,7 +295,7 @@ static int check_summary(const struct trace_writer *w, const struct trace_seal_s
 static int finish_sealing(struct trace_writer *w, const struct trace_seal_summary *summary, struct error *err)
 {
     struct sealing *s = w->sealing;
-    int r = chunk_sink_check(&w->sink, err);
+    int r = writer_settle(w, err);
     if (r >= 0)
         r = check_summary(w, summary, err);
     if (r >= 0 && s->chunk_end)

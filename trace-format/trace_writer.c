@@ -53,7 +53,7 @@ static int write_file_header(struct trace_writer *w, struct error *err)
 }
 
 static int write_preamble(struct trace_writer *w, const struct trace_meta *meta, const struct buffer *cpuid,
-                          const uint8_t *image, size_t image_length, struct error *err)
+                          size_t image_length, struct error *err)
 {
     struct buffer payload = {0};
     int r = trace_meta_encode(meta, image_length, &payload, err);
@@ -67,15 +67,28 @@ static int write_preamble(struct trace_writer *w, const struct trace_meta *meta,
     if (r >= 0)
         r = chunk_append(&w->sink, &h, cpuid ? cpuid->data : NULL, cpuid ? cpuid->length : 0, true, NULL,
                          err);
-    h.type = CHUNK_IMAGE;
-    for (size_t done = 0; done < image_length && r >= 0;) {
-        size_t length = image_length - done < IMAGE_CHUNK_BYTES ? image_length - done : IMAGE_CHUNK_BYTES;
-        h.first = done;
-        h.count = length;
-        r = chunk_append(&w->sink, &h, image + done, length, true, NULL, err);
-        done += length;
-    }
     return r;
+}
+
+int writer_write_image(struct trace_writer *w, struct error *err)
+{
+    int r = 0;
+    for (size_t done = 0; done < w->image_length && r >= 0;) {
+        size_t left = w->image_length - done;
+        struct chunk_header h = {
+            .type = CHUNK_IMAGE, .first = done, .count = left < IMAGE_CHUNK_BYTES ? left : IMAGE_CHUNK_BYTES};
+        r = chunk_append(&w->sink, &h, w->image + done, (size_t)h.count, true, NULL, err);
+        done += (size_t)h.count;
+    }
+    w->image_length = 0;
+    return r;
+}
+
+int writer_settle(struct trace_writer *w, struct error *err)
+{
+    background_wait(w->background);
+    int r = chunk_sink_check(&w->sink, err);
+    return r >= 0 && w->image_length ? writer_write_image(w, err) : r;
 }
 
 /*
@@ -156,6 +169,9 @@ int trace_writer_create(struct trace_writer **out, const char *path,
     }
     w->named = named;
     w->overwrite = overwrite;
+    w->image = image;
+    w->image_length = image_length;
+    w->background = background_create();
     w->positions = meta->positions;
     w->steps = options && options->steps;
     w->layout = trace_meta_layout(meta);
@@ -165,7 +181,7 @@ int trace_writer_create(struct trace_writer **out, const char *path,
     if (r >= 0 && ftruncate(fd, 0) < 0)
         r = error_errno(err, -errno, "%s: emptying the file", path);
     if (r >= 0)
-        r = write_preamble(w, meta, cpuid, image, image_length, err);
+        r = write_preamble(w, meta, cpuid, image_length, err);
     if (r < 0) {
         trace_writer_destroy(w);
         if (named && !overwrite)
@@ -178,6 +194,8 @@ int trace_writer_create(struct trace_writer **out, const char *path,
 
 void trace_writer_free(struct trace_writer *w)
 {
+    background_destroy(w->background);
+    writer_free_job(w);
     buffer_free(&w->events);
     index_array_free(&w->event_table);
     index_array_free(&w->keyframe_table);
@@ -191,6 +209,7 @@ void trace_writer_destroy(struct trace_writer *w)
 {
     if (!w)
         return;
+    background_wait(w->background);
     if (w->sealing)
         trace_sealing_destroy(w);
     trace_writer_free(w);
@@ -217,7 +236,7 @@ static int check_order(const struct trace_writer *w, const struct event *e, stru
 
 int trace_writer_event(struct trace_writer *w, const struct event *event, struct error *err)
 {
-    int r = chunk_sink_check(&w->sink, err);
+    int r = trace_writer_is_busy(w) ? 0 : chunk_sink_check(&w->sink, err);
     if (r >= 0 && w->sealing)
         r = error_set(err, -EINVAL, "%s: sealing adds no events", w->sink.path);
     if (r >= 0)
@@ -240,8 +259,10 @@ int trace_writer_event(struct trace_writer *w, const struct event *event, struct
         event_context_start(&w->context, position);
     }
     event_encode(&w->context, &w->events, event);
-    if (w->events.failed)
-        return chunk_sink_fail(&w->sink, -ENOMEM, "collecting events", err);
+    if (w->events.failed) {
+        r = writer_settle(w, err);
+        return r < 0 ? r : chunk_sink_fail(&w->sink, -ENOMEM, "collecting events", err);
+    }
     w->event_count++;
     w->previous = position;
     if (position != POSITION_UNKNOWN)
@@ -252,7 +273,7 @@ int trace_writer_event(struct trace_writer *w, const struct event *event, struct
 
 int trace_writer_flush(struct trace_writer *w, struct error *err)
 {
-    int r = chunk_sink_check(&w->sink, err);
+    int r = writer_settle(w, err);
     if (r >= 0 && !w->sealing)
         r = publish(w, err);
     if (r < 0 || w->events.length == 0)
@@ -281,9 +302,14 @@ uint64_t trace_writer_event_count(const struct trace_writer *w)
     return w->event_count;
 }
 
+bool trace_writer_is_busy(const struct trace_writer *w)
+{
+    return background_is_busy(w->background);
+}
+
 uint64_t trace_writer_bytes(const struct trace_writer *w)
 {
-    return w->sink.end;
+    return trace_writer_is_busy(w) ? w->bytes_before_job : w->sink.end;
 }
 
 int trace_index_from_array(void *context, uint64_t n, struct index_record *out, struct error *err)

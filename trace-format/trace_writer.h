@@ -34,9 +34,9 @@ struct trace_writer_options {
 struct trace_writer;
 
 /*
- * Creates the file. meta, cpuid (opaque) and image (the guest file) go in at once. The file gets its name (and replaces an
- * old one) with the first flush: the caller writes the first keyframe before that, and nobody ever sees a trace that
- * cannot be replayed at all.
+ * Creates the file. meta and cpuid (opaque) go in at once; image (the guest file) is read until the first flush has
+ * returned, or the writer is destroyed. The file gets its name (and replaces an old one) with the first flush: the caller writes the
+ * first keyframe before that, and nobody ever sees a trace that cannot be replayed at all.
  */
 int trace_writer_create(struct trace_writer **out, const char *path,
                         const struct trace_writer_options *options, const struct trace_meta *meta,
@@ -54,6 +54,7 @@ void trace_writer_destroy(struct trace_writer *w);
  * (ascending gfn) that may differ from the previous keyframe (for the first: all that are not zero); page(context, gfn) gives
  * their 4096 bytes. events_before: number of events of the stream that happened before. The first one, at position 0 and
  * before any event, is part of the raw trace; the others are written by sealing.
+ * What it points to is copied, and written in the background: an error may be that of a later call.
  */
 struct trace_keyframe_input {
     position_t position;
@@ -77,8 +78,10 @@ int trace_writer_keyframe(struct trace_writer *w, const struct trace_keyframe_in
  */
 int trace_writer_event(struct trace_writer *w, const struct event *event, struct error *err) must_check;
 
-/* Writes out what is buffered, as a chunk of its own; cheap when nothing is. */
+/* Writes out what is buffered, as a chunk of its own; cheap when nothing is. Waits for the background. */
 int trace_writer_flush(struct trace_writer *w, struct error *err) must_check;
+/* Something is being written in the background: a flush would wait. */
+bool trace_writer_is_busy(const struct trace_writer *w);
 
 uint64_t trace_writer_event_count(const struct trace_writer *w);
 uint64_t trace_writer_bytes(const struct trace_writer *w); /* written to the file so far */

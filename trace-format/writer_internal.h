@@ -2,6 +2,7 @@
 #ifndef DEJAVM_TRACE_FORMAT_WRITER_INTERNAL_H
 #define DEJAVM_TRACE_FORMAT_WRITER_INTERNAL_H
 
+#include "trace-format/background.h"
 #include "trace-format/event_codec.h"
 #include "trace-format/frame_map.h"
 #include "trace-format/trace_index.h"
@@ -21,8 +22,25 @@ struct sealing {
     bool finished;
 };
 
+/* A keyframe to be written: copies of what its input points to. */
+struct keyframe_job {
+    struct trace_keyframe_input input;
+    struct buffer state, frames, pages;
+    bool copied; /* else the pages are still the caller's */
+};
+
+/*
+ * What takes time (compressing pages) is done in the background. Its jobs use sink, the tables, store and frames: everyone
+ * else calls writer_settle() before.
+ */
 struct trace_writer {
     struct chunk_sink sink;
+    struct background *background;
+    struct keyframe_job job;
+    uint64_t bytes_before_job, learn_end;
+    const uint8_t *image; /* still to be written; the caller's */
+    size_t image_length;
+
     bool named;     /* the file is to be seen under its name */
     bool overwrite; /* it may replace another then */
     bool positions; /* trace_meta.positions */
@@ -41,6 +59,12 @@ struct trace_writer {
     struct frame_map frames;
     struct sealing *sealing; /* NULL while recording */
 };
+
+/* Waits for the background; what has not been written of the preamble is. The sticky error, if there is one. */
+int writer_settle(struct trace_writer *w, struct error *err) must_check;
+/* The guest file, which goes before the first keyframe. */
+int writer_write_image(struct trace_writer *w, struct error *err) must_check;
+void writer_free_job(struct trace_writer *w);
 
 /* Opens, locks and checks a file to write to. Returns the descriptor. */
 int trace_open_locked(const char *path, int flags, struct error *err) must_check;

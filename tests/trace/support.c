@@ -103,13 +103,14 @@ struct trace_writer *create_trace_with_steps(const char *path, bool positions, s
     meta.positions = positions;
     uint8_t leaves[] = "cpuid leaves";
     struct buffer cpuid = {.data = leaves, .length = sizeof(leaves)};
-    uint8_t *image = malloc(image_length + 1);
+    static uint8_t image[8 << 20]; /* in use as long as the writer may be */
+    if (image_length > sizeof(image))
+        abort();
     struct random r = {image_length};
     for (size_t i = 0; i < image_length; i++)
         image[i] = (uint8_t)(random_u64(&r) & 0x33);
     struct trace_writer_options options = {.overwrite = true, .steps = steps};
     must(trace_writer_create(&w, path, &options, &meta, &cpuid, image, image_length, &err), &err);
-    free(image);
     return w;
 }
 
