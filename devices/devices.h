@@ -27,6 +27,8 @@ struct board_disk {
         write_through; /* guest writes go to the file; otherwise to a copy that is gone after the recording */
 };
 
+#define BOARD_SHARE_TAG_MAX 64 /* characters */
+
 /* A folder of the host that the guest can mount, by its tag. */
 struct board_share {
     const char *path;
@@ -37,8 +39,8 @@ struct board_share {
 /* A network card behind a user-mode network. */
 struct board_net {
     bool present;
-    const char *const
-        *forwards; /* "tcp:127.0.0.1:8080-:80": host address and port to guest address and port */
+    const char *const *
+        forwards; /* "tcp:127.0.0.1:8080-:80": host address and port to guest address and port, see net_forward.h */
     size_t forward_count;
 };
 

@@ -12,5 +12,11 @@ int virtio_console_attach(struct machine *m, struct pci_bus *bus,
                           struct error *err) must_check; /* one port, CONSOLE_VIRTIO */
 int virtio_rng_attach(struct machine *m, struct pci_bus *bus,
                       struct error *err) must_check; /* machine_entropy */
+/* With its user-mode network. */
+int virtio_net_attach(struct machine *m, struct pci_bus *bus, const struct board_net *net,
+                      struct error *err) must_check;
+/* Opens the folder. */
+int virtio_p9_attach(struct machine *m, struct pci_bus *bus, const struct board_share *share,
+                     struct error *err) must_check;
 
 #endif

@@ -50,6 +50,7 @@ struct virtqueue {
     uint16_t next_used;   /* the next entry of the used ring to fill */
     uint16_t published;   /* what the driver has been shown: the used index in RAM */
     bool seen_empty;      /* nothing was left to take: the next notification is wanted */
+    uint16_t empty_at;    /* then: next_avail, whatever was put back since */
     uint16_t avail_event; /* in RAM, with VIRTIO_F_EVENT_IDX */
     struct virtq_used_elem
         pending[VIRTIO_QUEUE_SIZE]; /* entries published..next_used-1, by index modulo size */

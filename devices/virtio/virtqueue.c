@@ -204,6 +204,7 @@ int virtqueue_pop(struct virtio_device *d, unsigned queue, struct virtio_chain *
     uint16_t waiting = (uint16_t)(index - q->next_avail);
     if (waiting == 0) {
         q->seen_empty = true;
+        q->empty_at = q->next_avail;
         return 0;
     }
     if (waiting > q->size) {
@@ -335,11 +336,11 @@ void virtqueue_flush(struct virtio_device *d, unsigned queue)
         put_used(d, q, from, to);
         q->published = to;
     }
-    if (q->seen_empty && virtio_has_feature(d, VIRTIO_F_EVENT_IDX) && q->avail_event != q->next_avail) {
+    if (q->seen_empty && virtio_has_feature(d, VIRTIO_F_EVENT_IDX) && q->avail_event != q->empty_at) {
         uint8_t bytes[2];
-        virtio_put(bytes, 2, q->next_avail);
+        virtio_put(bytes, 2, q->empty_at);
         put(d, q->used + RING_ENTRIES + sizeof(struct virtq_used_elem) * q->size, bytes, sizeof(bytes));
-        q->avail_event = q->next_avail;
+        q->avail_event = q->empty_at;
     }
     q->seen_empty = false;
     if (from != to && wants_interrupt(d, q, from, to))
