@@ -266,6 +266,18 @@ static void choose_handler(struct emu *e, struct plan *p, const ZydisDecodedInst
     }
 }
 
+/* #UD, or #GP(0) when it is too long for even that. 0: it goes on in the next page, which has to be there first. */
+static int decode_undefined(const uint8_t *bytes, size_t length, struct plan *out)
+{
+    size_t needed = plan_instruction_length(bytes, length, out->code_size);
+    if (needed > length && length < ZYDIS_MAX_INSTRUCTION_LENGTH)
+        return 0;
+    out->fn = needed > ZYDIS_MAX_INSTRUCTION_LENGTH ? exec_too_long : exec_undefined;
+    out->length = (uint8_t)(needed < length ? needed : length);
+    memcpy(out->bytes, bytes, out->length);
+    return 1;
+}
+
 int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size, struct plan *out)
 {
     ZydisDecoder decoder;
@@ -282,17 +294,9 @@ int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned cod
 
     init_decoder(&decoder, code_size);
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, length, &insn, operands);
-    if (ZYAN_SUCCESS(status)) {
-        fill_plan(out, &insn, operands, bytes);
-        choose_handler(e, out, &insn, operands);
-        return 1;
-    }
-    if (status == ZYDIS_STATUS_NO_MORE_DATA && length < ZYDIS_MAX_INSTRUCTION_LENGTH)
-        return 0;
-    out->fn = status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG
-                  ? exec_too_long
-                  : exec_undefined;
-    out->length = (uint8_t)(length ? length : 1);
-    memcpy(out->bytes, bytes, length);
-    return 1;
+    if (!ZYAN_SUCCESS(status))
+        return decode_undefined(bytes, length, out);
+    fill_plan(out, &insn, operands, bytes);
+    choose_handler(e, out, &insn, operands);
+    return out->fn == exec_undefined ? decode_undefined(bytes, length, out) : 1;
 }

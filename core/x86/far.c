@@ -301,6 +301,8 @@ static enum step far_transfer(struct emu *e, uint16_t selector, uint64_t offset,
     return STEP_JUMP;
 }
 
+#define FAR_WIDE 1u /* plan's flags: CALL pushes 8 bytes each */
+
 static enum step op_far_direct(struct emu *e, const struct plan *p)
 {
     return far_transfer(e, (uint16_t)p->imm2, truncate_to(p->imm, p->op_size), p->op_size,
@@ -314,7 +316,8 @@ static enum step op_far_memory(struct emu *e, const struct plan *p)
     enum step step = plan_far_pointer(e, p, &offset, &selector);
     if (step != STEP_NEXT)
         return step;
-    return far_transfer(e, selector, offset, p->op_size, p->mnemonic == ZYDIS_MNEMONIC_CALL);
+    unsigned width = p->flags & FAR_WIDE ? 8 : p->op_size;
+    return far_transfer(e, selector, offset, width, p->mnemonic == ZYDIS_MNEMONIC_CALL);
 }
 
 /* Near forms of the same mnemonics belong to near.c: only far ones get here. */
@@ -325,9 +328,11 @@ static bool setup_far(struct plan *p, const ZydisDecodedInstruction *insn,
     (void)insn;
     if (p->reg_is_memory & 1)
         p->fn = op_far_memory;
-    /* AMD's CPUs have no m16:64. */
-    if (p->op_size == 8)
+    /* AMD's CPUs have no m16:64: REX.W only makes the pushes wide. */
+    if (p->op_size == 8) {
         p->op_size = 4;
+        p->flags |= FAR_WIDE;
+    }
     return p->code_size != 8 || (p->reg_is_memory & 1); /* 9A and EA do not exist in 64-bit mode */
 }
 

@@ -279,7 +279,7 @@ static enum step fx_check(struct emu *e, const struct plan *p, enum access acces
     if (step == STEP_NEXT && (unchecked & 15) && !(alignment_checked && (unchecked & 3)))
         step = raise_exception_code(e, VEC_GP, 0);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, 1, access, linear);
+        step = plan_linear(e, p, 1, ACCESS_READ, linear);
     if (step == STEP_NEXT && (unchecked & 15))
         step = raise_exception_code(e, VEC_AC, 0);
     if (step == STEP_NEXT)

@@ -103,6 +103,12 @@ extern const struct plan_handlers fpu_handlers;    /* fpu_state.c: FXSAVE, XSAVE
 int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size,
                 struct plan *out) must_check;
 
+/*
+ * length.c: the bytes that the instruction takes, defined or not, be they more than 15. A result above available says that there
+ * are more than available, not how many.
+ */
+size_t plan_instruction_length(const uint8_t *bytes, size_t available, unsigned code_size);
+
 /* enum segment_register of a segment register; DS for none. */
 static inline uint8_t plan_segment(ZydisRegister reg)
 {

@@ -80,7 +80,9 @@ static void aim_transfer(struct aim *a)
         if (aim_gpr(o->reg.value) != GPR_RSP || a->insn.meta.category != ZYDIS_CATEGORY_CALL)
             a->c->in.gpr[aim_gpr(o->reg.value)] = aim_target(a);
     } else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-        put(pointer, &n, aim_target(a), far ? width : 8);
+        /* With REX.W some CPUs take m16:64, and some m16:32. */
+        unsigned offset_bytes = !far ? 8 : width == 8 && !isa_one_in(a->r, 4) ? 4 : width;
+        put(pointer, &n, aim_target(a), offset_bytes);
         if (far)
             put(pointer, &n, code_selector(a->r), 2);
         aim_poke(a, a->operand, pointer, n);

@@ -64,10 +64,6 @@ void isa_forgive(const struct isa_case *c, struct isa_result *native, struct isa
             native->state.gpr[i] = (native->state.gpr[i] & ~answer) | (guest->state.gpr[i] & answer);
     if (c->mnemonic == ZYDIS_MNEMONIC_RDRAND || c->mnemonic == ZYDIS_MNEMONIC_RDSEED)
         native->state.rflags |= guest->state.rflags & RFLAGS_CF;
-    /* Which of two reasons makes undefined bytes of more than 15 undefined. */
-    if (!c->valid && (native->vector == VEC_GP || native->vector == VEC_UD) &&
-        (guest->vector == VEC_GP || guest->vector == VEC_UD))
-        guest->vector = native->vector;
     /* What INT3 pushes after IRET set RF is the INT3's. */
     if (native->vector < 0 && guest->vector < 0)
         guest->state.rflags &= ~RFLAGS_RF;

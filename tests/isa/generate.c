@@ -150,9 +150,21 @@ static void fill_state(struct isa_random *r, struct isa_case *c, const struct vc
     fill_segments(r, &c->in, long_mode);
 }
 
+/* Not the instructions on mask registers, nor VPERMQ and VPERMPD with W = 0, which AMD's CPUs execute. */
+static bool vex_is_compared(const uint8_t *b, unsigned n)
+{
+    bool long_form = b[0] == 0xc4;
+    unsigned map = long_form ? b[1] & 31 : 1, opcode = b[long_form ? 3 : 2];
+    if (n < 4)
+        return false;
+    if (map == 1)
+        return (opcode & 0xf0) != 0x40 && (opcode & 0xf0) != 0x90;
+    return map != 3 || (opcode > 1 && (opcode & 0xfc) != 0x30);
+}
+
 /*
  * Bytes that Zydis calls undefined can be compared, but for what other models of CPUs have there: LOCK MOV CR0 (AMD), the
- * system groups 0F 00 and 0F 01, XOP, EVEX and 3DNow; and for the entries of the host's kernel.
+ * system groups 0F 00 and 0F 01, AVX-512 with its mask registers, and 3DNow; and for the entries of the host's kernel.
  */
 static bool invalid_is_compared(const uint8_t *b, unsigned n)
 {
@@ -162,8 +174,10 @@ static bool invalid_is_compared(const uint8_t *b, unsigned n)
         i++;
     if (i < n && (b[i] & 0xf0) == 0x40)
         i++;
-    if (i >= n || b[i] == 0x62 || b[i] == 0x8f || b[i] == 0xc4 || b[i] == 0xc5)
+    if (i >= n || b[i] == 0x62)
         return false;
+    if (b[i] == 0xc4 || b[i] == 0xc5)
+        return vex_is_compared(b + i, n - i);
     if (b[i] != 0x0f || i + 1 >= n)
         return true;
     unsigned next = b[i + 1];
@@ -172,10 +186,10 @@ static bool invalid_is_compared(const uint8_t *b, unsigned n)
              enters_kernel);
 }
 
-/* AMD's CPUs do not fetch what follows the opcode of these. */
-static bool is_undefined(ZydisMnemonic mnemonic)
+/* So that it lies across a page of code, or across the end of the code. */
+static void put_across(struct isa_random *r, struct isa_case *c, unsigned length)
 {
-    return mnemonic == ZYDIS_MNEMONIC_UD0 || mnemonic == ZYDIS_MNEMONIC_UD1;
+    c->in.rip = ISA_CODE + (isa_one_in(r, 2) ? 0x1000 : ISA_CODE_BYTES) - isa_below(r, length) - 1;
 }
 
 static bool finish(struct isa_random *r, const struct isa_forms *forms, enum isa_place place,
@@ -190,16 +204,18 @@ static bool finish(struct isa_random *r, const struct isa_forms *forms, enum isa
     c->in.rip = ISA_CODE + 16 * (uint64_t)isa_below(r, 64);
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, c->bytes, c->length, &a.insn, a.operands);
     c->valid = ZYAN_SUCCESS(status);
-    if (!c->valid)
+    if (!c->valid) {
+        if (isa_one_in(r, 8))
+            put_across(r, c, 15);
         return invalid_is_compared(c->bytes, c->length);
+    }
     c->length = a.insn.length;
     c->mnemonic = (unsigned)a.insn.mnemonic;
     c->form = isa_forms_find(forms, &a.insn, a.operands);
     if (c->form < 0 || forms->form[c->form].reason != ISA_COMPARED)
         return false;
-    /* Across a page of code, and across the end of the code, now and then. */
-    if (isa_one_in(r, 32) && !is_undefined(a.insn.mnemonic))
-        c->in.rip = ISA_CODE + (isa_one_in(r, 2) ? 0x1000 : ISA_CODE_BYTES) - isa_below(r, a.insn.length) - 1;
+    if (isa_one_in(r, 32))
+        put_across(r, c, a.insn.length);
     if (!aim_operands(&a))
         return false;
     for (unsigned i = 0; i < GPR_COUNT && !forms->long_mode; i++)

@@ -43,6 +43,13 @@ const struct isa_regression isa_regressions[] = {
     {false, 3, {0x66, 0x62, 0x18}, "BOUND: a segment's limit between the two"},
     {false, 3, {0x0f, 0xae, 0x2b}, "XRSTOR: a segment's limit before the AVX part"},
     {true, 6, {0xf0, 0x48, 0x0f, 0xc7, 0x4d, 0xbc}, "CMPXCHG16B: alignment before the segment"},
+    {false, 4, {0x2e, 0x0f, 0xae, 0x03}, "FXSAVE into code: #AC or #GP"},
+    {true, 3, {0x48, 0xff, 0x1b}, "CALL FAR with REX.W: m16:32, pushes of 8 bytes"},
+    {true,
+     13,
+     {0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x66, 0x2e, 0x64, 0x66, 0x66, 0xc7, 0xe6},
+     "undefined, of 15 bytes or more"},
+    {true, 2, {0x0f, 0xff}, "UD0 has no ModRM byte on AMD's CPUs"},
     {true, 2, {0x0f, 0x31}, "RDTSC as the last instruction before an absent page"},
 };
 

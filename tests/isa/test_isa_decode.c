@@ -94,6 +94,73 @@ static void nothing_that_the_model_has_is_lacking(void **state)
     assert_int_equal(lacking, 0);
 }
 
+static void the_length_of_what_is_defined_is_what_the_decoder_says(void **state)
+{
+    (void)state;
+    struct bench b;
+    struct isa_random r = {.s = 2};
+    bench_open(&b, CPU_PROFILE_EMU);
+    for (unsigned i = 0; i < 0x2000 * 24; i++) {
+        uint8_t bytes[15];
+        struct plan p;
+        random_bytes(&r, i / 24, bytes);
+        unsigned size = 2u << (i % 3);
+        assert_int_equal(plan_decode(b.e, bytes, sizeof bytes, size, &p), 1);
+        if (p.fn == exec_undefined || p.fn == exec_too_long)
+            continue;
+        for (size_t n = 0; n <= sizeof bytes; n++) {
+            size_t length = plan_instruction_length(bytes, n, size);
+            assert_true(n < p.length ? length > n : length == p.length);
+        }
+    }
+    bench_close(&b);
+}
+
+/* Measured with an AMD CPU: with so many prefixes in front that there are 15 bytes they are #UD, with one more #GP. */
+static void an_undefined_instruction_has_a_length_too(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t code_size, length, bytes[8];
+    } cases[] = {
+        {8, 1, {0x06}},
+        {8, 7, {0x82, 0x05}},
+        {8, 4, {0x82, 0x04, 0x24}},
+        {8, 6, {0xc7, 0xe6}},
+        {8, 5, {0x66, 0xc7, 0xe6}},
+        {8, 7, {0x9a}},
+        {8, 2, {0x0f, 0x04}},
+        {8, 2, {0x0f, 0xff, 0x05}},
+        {8, 3, {0x0f, 0x20, 0x0d}},
+        {8, 8, {0x66, 0x0f, 0x78, 0x44, 0x24, 0x00}},
+        {8, 5, {0xc4, 0xe0, 0x78, 0x00, 0xc0}},
+        {8, 6, {0xc4, 0xe3, 0x78, 0x00, 0xc0}},
+        {8, 3, {0x48, 0xc4, 0xe1, 0x78, 0x58, 0xc0}},
+        {8, 7, {0xf0, 0x0f, 0x80}},
+        {4, 4, {0xf0, 0x67, 0x02, 0xf8}},
+        {4, 6, {0xf0, 0x67, 0x02, 0x06}},
+        {4, 8, {0xf0, 0xea}},
+        {2, 5, {0xf0, 0x02, 0x06}},
+    };
+    struct bench b;
+    bench_open(&b, CPU_PROFILE_EMU);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        size_t expected = cases[i].length;
+        for (size_t n = 0; n + expected <= 16; n++) {
+            uint8_t bytes[24] = {0};
+            struct plan p;
+            memset(bytes, 0x3e, n);
+            memcpy(bytes + n, cases[i].bytes, sizeof cases[i].bytes);
+            assert_int_equal(plan_instruction_length(bytes, 15, cases[i].code_size), n + expected);
+            assert_int_equal(plan_decode(b.e, bytes, 15, cases[i].code_size, &p), 1);
+            assert_ptr_equal(p.fn, n + expected > 15 ? exec_too_long : exec_undefined);
+            if (n + expected < 15)
+                assert_int_equal(plan_decode(b.e, bytes, n + expected - 1, cases[i].code_size, &p), 0);
+        }
+    }
+    bench_close(&b);
+}
+
 static void an_extension_that_is_not_advertised_is_undefined(void **state)
 {
     (void)state;
@@ -210,6 +277,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_that_the_model_has_is_lacking),
+        cmocka_unit_test(the_length_of_what_is_defined_is_what_the_decoder_says),
+        cmocka_unit_test(an_undefined_instruction_has_a_length_too),
         cmocka_unit_test(an_extension_that_is_not_advertised_is_undefined),
         cmocka_unit_test(an_instruction_that_goes_on_needs_more_bytes),
         cmocka_unit_test(the_fields_of_a_plan_say_what_the_instruction_says),
