@@ -50,6 +50,16 @@ void program_layout(struct program *p)
     memcpy(p->code + (PROGRAM_LITERALS - ISA_CODE), p->literals, sizeof p->literals);
 }
 
+void program_remove(struct program *p, unsigned item)
+{
+    for (unsigned i = 0; i < p->count; i++) {
+        bool goes = i == item || (p->items[i].needs_target && p->items[i].target == item);
+        if (goes && !is_gone(p, &p->items[i]))
+            memset(p->code + (p->item_address[i] - ISA_CODE), NOP, p->items[i].length);
+    }
+    p->items[item].removed = true;
+}
+
 int program_item_at(const struct program *p, uint64_t address)
 {
     for (unsigned i = 0; i < p->count; i++)

@@ -53,6 +53,8 @@ struct program {
 /* Everything is decided by the seed. forms: of 32-bit and of 64-bit code. */
 void program_generate(struct program *p, const struct isa_forms *const forms[2], uint64_t seed);
 void program_layout(struct program *p);
+/* Takes an item out and leaves NOPs in its place, until the next program_layout. */
+void program_remove(struct program *p, unsigned item);
 /* The item at an address, or -1. */
 int program_item_at(const struct program *p, uint64_t address);
 unsigned program_instructions(const struct program *p); /* not removed, without the INT3 at the end */
@@ -73,8 +75,10 @@ enum side_end { SIDE_ENDED, SIDE_ENDLESS, SIDE_FAILED };
 /* low: the data is at ISA_LOW, too. NULL with a message. */
 struct side *side_create(bool kvm, bool low, char *message, size_t size);
 void side_destroy(struct side *s);
-uint8_t *side_code(struct side *s);
-uint8_t *side_data(struct side *s);
+/* What is at ISA_CODE and ISA_DATA. */
+void side_load(struct side *s, const uint8_t *code, const uint8_t *data);
+const uint8_t *side_code(const struct side *s);
+const uint8_t *side_data(const struct side *s);
 /* A CPL 3 state for programs. */
 void side_base_state(bool long_mode, struct vcpu_state *out);
 /*

@@ -19,7 +19,7 @@
 #define GPA_PT_LOW      0xb000u
 #define GPA_GDT         0x7000u
 #define GPA_TSS         0x8000u
-#define KERNEL_STACK    0xc000u
+#define KERNEL_STACK    0xe000u
 #define GPA_HANDLERS    0x100000u /* one every 16 bytes */
 #define GPA_CODE        0x200000u
 #define GPA_DATA        0x300000u
@@ -36,7 +36,8 @@
 #define PTE_NX (1ull << 63)
 #define HLT    0xf4
 
-#define MAX_STEPS 2000u
+#define MAX_STEPS  2000u
+#define LINE_BYTES 64u
 
 struct side {
     bool kvm, crossed;
@@ -188,14 +189,36 @@ void side_destroy(struct side *s)
     free(s);
 }
 
-uint8_t *side_code(struct side *s)
+const uint8_t *side_code(const struct side *s)
 {
     return s->ram->host + GPA_CODE;
 }
 
-uint8_t *side_data(struct side *s)
+const uint8_t *side_data(const struct side *s)
 {
     return s->ram->host + GPA_DATA;
+}
+
+/* Only what differs is written, so that code which stays as it is need not be decoded again. */
+static void update(struct side *s, gpa_t gpa, const uint8_t *from, size_t bytes)
+{
+    uint8_t *to = s->ram->host + gpa;
+    for (size_t at = 0, end; at < bytes; at = end) {
+        end = at + LINE_BYTES;
+        if (memcmp(to + at, from + at, LINE_BYTES) == 0)
+            continue;
+        while (end < bytes && memcmp(to + end, from + end, LINE_BYTES) != 0)
+            end += LINE_BYTES;
+        memcpy(to + at, from + at, end - at);
+        if (!s->kvm)
+            emu_ram_changed(s->engine, gpa + at, end - at);
+    }
+}
+
+void side_load(struct side *s, const uint8_t *code, const uint8_t *data)
+{
+    update(s, GPA_CODE, code, ISA_CODE_BYTES);
+    update(s, GPA_DATA, data, ISA_DATA_BYTES);
 }
 
 void side_base_state(bool long_mode, struct vcpu_state *s)
@@ -279,9 +302,6 @@ enum side_end side_run(struct side *s, const struct vcpu_state *in, struct isa_r
     if (s->kvm) {
         start.cr4 &= ~CR4_OSXSAVE;
         start.xcr0 = 1;
-    } else {
-        emu_ram_changed(s->engine, GPA_CODE, ISA_CODE_BYTES);
-        emu_ram_changed(s->engine, GPA_DATA, ISA_DATA_BYTES);
     }
     memset(out, 0, sizeof *out);
     s->crossed = false;

@@ -70,12 +70,6 @@ static uint64_t program_count = PROGRAM_COUNT, first_seed = 1;
 
 /* ---- running one program on each side ---- */
 
-static void load(const struct child *c, const struct program *p, uint8_t *code, uint8_t *data)
-{
-    memcpy(code, p->code, sizeof p->code);
-    memcpy(data, c->data, sizeof c->data);
-}
-
 /*
  * A REP string instruction that overwrites itself: the emulator makes each iteration a step, and fetches it anew; CPUs may
  * go on with the instruction that they have.
@@ -96,7 +90,7 @@ static bool overwrites_repetition(const struct child *c, const struct program *p
 static enum verdict run_emulator(struct child *c, const struct program *p, char *text, size_t size)
 {
     char message[512] = "";
-    load(c, p, side_code(c->emu), side_data(c->emu));
+    side_load(c->emu, p->code, c->data);
     enum side_end end =
         side_run(c->emu, &p->in, NULL, &c->emu_result, &c->emu_steps, message, sizeof message);
     if (end == SIDE_ENDLESS)
@@ -142,7 +136,7 @@ static enum verdict run_sliced(struct child *c, const struct program *p, char *t
     struct isa_random r = {.s = p->seed};
     uint64_t steps;
     char message[512] = "";
-    load(c, p, side_code(c->emu), side_data(c->emu));
+    side_load(c->emu, p->code, c->data);
     enum side_end end = side_run(c->emu, &p->in, &r, &result, &steps, message, sizeof message);
     if (end != SIDE_ENDED) {
         append_text(text, size, "cut into slices it does not end: %s\n", message);
@@ -160,18 +154,35 @@ static enum verdict run_sliced(struct child *c, const struct program *p, char *t
 static enum verdict run_native(struct child *c, const struct program *p, char *text, size_t size)
 {
     struct isa_result result;
-    load(c, p, native_code(), native_data());
+    memcpy(native_code(), p->code, sizeof p->code);
+    memcpy(native_data(), c->data, sizeof c->data);
     native_run(&p->in, 0, &result);
     return is_same(c, "host", &result, native_code(), native_data(), false, text, size) ? SAME : DIFFERENT;
+}
+
+/*
+ * At the first access to a page kvm_pvm may emulate the instruction, and raise #UD for one that its emulator does not know.
+ * The second time the page is there.
+ */
+static enum side_end run_in_kvm(struct child *c, const struct program *p, struct isa_result *result,
+                                char *message, size_t size)
+{
+    enum side_end end = SIDE_ENDED;
+    uint64_t steps;
+    for (unsigned i = 0; i < 2 && end == SIDE_ENDED; i++) {
+        side_load(c->kvm, p->code, c->data);
+        end = side_run(c->kvm, &p->in, NULL, result, &steps, message, size);
+        if (result->vector != VEC_UD || c->emu_result.vector == VEC_UD)
+            break;
+    }
+    return end;
 }
 
 static enum verdict run_kvm(struct child *c, const struct program *p, char *text, size_t size)
 {
     struct isa_result result;
-    uint64_t steps;
     char message[512] = "";
-    load(c, p, side_code(c->kvm), side_data(c->kvm));
-    if (side_run(c->kvm, &p->in, NULL, &result, &steps, message, sizeof message) != SIDE_ENDED) {
+    if (run_in_kvm(c, p, &result, message, sizeof message) != SIDE_ENDED) {
         append_text(text, size, "kvm: %s\n", message);
         return DIFFERENT;
     }
@@ -196,7 +207,7 @@ static bool probe_32bit(struct child *c)
     p->in.rip = p->start;
     p->in.gpr[GPR_RSP] = ISA_DATA + 0x1800;
     program_layout(p);
-    load(c, p, side_code(c->kvm), side_data(c->kvm));
+    side_load(c->kvm, p->code, c->data);
     return side_run(c->kvm, &p->in, NULL, &result, &steps, message, sizeof message) == SIDE_ENDED &&
            result.vector < 0;
 }
@@ -235,14 +246,14 @@ static void defuse(struct child *c, struct program *p)
         char text[1024] = "";
         enum verdict v = run_emulator(c, p, text, sizeof text);
         if (v == DIFFERENT)
-            return;
+            break;
         int item = v == DISCARDED ? backward_branch(p) : program_item_at(p, c->emu_result.state.rip);
         bool at_end = item >= 0 && p->items[item].bytes[0] == 0xcc;
         if (item < 0 || at_end || program_instructions(p) <= 5)
-            return;
-        p->items[item].removed = true;
-        program_layout(p);
+            break;
+        program_remove(p, (unsigned)item);
     }
+    program_layout(p);
 }
 
 static void shrink(struct child *c, struct program *p)
