@@ -81,7 +81,13 @@ static const uint8_t *frame_of_ram(void *context, gfn_t gfn)
     return ram_frame(context, gfn);
 }
 
-/* The machine as it starts: every page that is not zero, and the vCPU. */
+/* Writing a first keyframe of up to so many pages takes no time that anyone would notice. */
+#define SMALL_GUEST_PAGES 1024u
+
+/*
+ * The machine as it starts: every page that is not zero, and the vCPU. A small guest's trace has its name before the guest starts; that
+ * of a large one is written while the guest runs, and named by the first flush after that.
+ */
 static int write_first_keyframe(struct recorder *r, struct error *err)
 {
     int status = r->engine->ops->collect_dirty(r->engine, err);
@@ -112,7 +118,7 @@ static int write_first_keyframe(struct recorder *r, struct error *err)
     ram_tracker_clear_changed(&r->tracker);
     free(frames);
     buffer_free(&state);
-    return status;
+    return status == 0 && count <= SMALL_GUEST_PAGES ? trace_writer_flush(r->writer, err) : status;
 }
 
 static int create_trace(struct recorder *r, const struct guest_files *files, enum guest_format format,

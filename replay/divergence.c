@@ -86,7 +86,7 @@ int replay_diverged(struct replay *r, struct error *err, const char *format, ...
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
     x86_disassemble(r->ram, state, instruction, sizeof(instruction));
-    symbols_describe(r->symbols, state->rip, symbol, sizeof(symbol));
+    symbols_describe(replay_symbols(r), state->rip, symbol, sizeof(symbol));
     char report[ERROR_MESSAGE_BYTES];
     struct text t = {.out = report, .size = sizeof(report)};
     put(&t, "the replay diverged from the recording at position %" PRIu64 "\n  %s", replay_position(r), what);

@@ -91,7 +91,8 @@ struct replay {
     struct ram_tracker tracker;
     struct cpu_model model;
     struct engine *engine;
-    struct symbols *symbols;
+    struct symbols *symbols; /* from the first time that they are wanted */
+    bool symbols_wanted;
     struct replay_totals totals;
 
     struct event next; /* the next event of the stream; annotations have been taken out */

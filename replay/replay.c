@@ -61,8 +61,6 @@ int replay_open(struct replay **out, const char *path, const struct replay_hooks
     if (status == 0)
         status = create_cpu(r, err);
     if (status == 0)
-        status = load_symbols(r, err);
-    if (status == 0)
         status = replay_load_keyframe(r, 0, err);
     if (status < 0) {
         replay_close(r);
@@ -133,5 +131,9 @@ int replay_refresh(struct replay *r, struct error *err)
 
 const struct symbols *replay_symbols(struct replay *r)
 {
+    struct error ignored;
+    if (!r->symbols_wanted && load_symbols(r, &ignored) < 0)
+        r->symbols = NULL;
+    r->symbols_wanted = true;
     return r->symbols;
 }

@@ -51,6 +51,7 @@ int replay_ram_digest(struct replay *r, struct hash128 *out, struct error *err) 
 position_t replay_position(const struct replay *r);
 const struct replay_totals *replay_totals(const struct replay *r);
 struct trace_reader *replay_reader(struct replay *r);
+/* Those of the guest's image, read when first asked for; NULL when it cannot be read. */
 const struct symbols *replay_symbols(struct replay *r);
 
 /*

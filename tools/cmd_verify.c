@@ -33,6 +33,20 @@ static int replay_all(const char *path, struct replay_totals *totals, struct err
     return code;
 }
 
+/* Replaying needs no image, but who debugs with the trace later does. */
+static int check_image(const char *path, struct error *err)
+{
+    struct trace_reader *reader;
+    struct buffer image = {0};
+    int code = trace_reader_open(&reader, path, err);
+    if (code < 0)
+        return code;
+    code = trace_reader_image(reader, &image, err);
+    buffer_free(&image);
+    trace_reader_close(reader);
+    return code;
+}
+
 static int run(const struct arguments *arguments)
 {
     struct error err = {0};
@@ -45,6 +59,8 @@ static int run(const struct arguments *arguments)
     bool sealed_now = code == SEAL_DONE;
     if (code == SEAL_WAS_SEALED || code == SEAL_NOT_DONE)
         code = replay_all(path, &totals, &err);
+    if (code >= 0)
+        code = check_image(path, &err);
     if (code < 0)
         return session_fail(&err);
     report(path, &totals, sealed_now, monotonic_ns() - start);

@@ -3,6 +3,7 @@
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 void buffer_free(struct buffer *b)
 {
@@ -13,6 +14,18 @@ void buffer_free(struct buffer *b)
 void buffer_clear(struct buffer *b)
 {
     b->length = 0;
+}
+
+/* From this size on a buffer is worth huge pages: each of its pages is otherwise a fault of its own. */
+#define HUGE_BUFFER_BYTES ((size_t)8 << 20)
+#define HUGE_PAGE_BYTES   ((uintptr_t)2 << 20)
+
+static void use_huge_pages(uint8_t *data, size_t capacity)
+{
+    uintptr_t first = ((uintptr_t)data + HUGE_PAGE_BYTES - 1) & ~(HUGE_PAGE_BYTES - 1);
+    uintptr_t end = ((uintptr_t)data + capacity) & ~(HUGE_PAGE_BYTES - 1);
+    if (capacity >= HUGE_BUFFER_BYTES && first < end)
+        (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
 }
 
 uint8_t *buffer_extend(struct buffer *b, size_t length)
@@ -33,6 +46,7 @@ uint8_t *buffer_extend(struct buffer *b, size_t length)
         }
         b->data = data;
         b->capacity = capacity;
+        use_huge_pages(data, capacity);
     }
     uint8_t *place = b->data + b->length;
     b->length = needed;
