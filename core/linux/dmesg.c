@@ -57,7 +57,7 @@ static uint8_t read_level(const struct ring *r, const struct memory *m, gva_t in
 {
     uint8_t byte;
     if (r->level.size == 0 || r->level.size > 8 || r->level.offset % 8 + r->level.size > 8 ||
-        memory_read(m, info + r->level.offset / 8, &byte, 1) != 1)
+        kernel_read(m, info + r->level.offset / 8, &byte, 1) != 1)
         return 0;
     return (uint8_t)(byte >> r->level.offset % 8 & ((1u << r->level.size) - 1));
 }
@@ -113,7 +113,7 @@ static bool read_message(const struct message_reader *r, uint64_t id, struct lin
             length = size;
         if (length > UINT16_MAX)
             length = UINT16_MAX;
-        out->length = memory_read(m, r->ring->data + offset, r->text, (size_t)length);
+        out->length = kernel_read(m, r->ring->data + offset, r->text, (size_t)length);
     }
     return true;
 }

@@ -40,21 +40,21 @@ int memory_begin(struct memory *m, const struct linux_guest *g, const struct lin
     return error_set(err, -ENOENT, "the Linux kernel is not mapped at this position");
 }
 
-size_t memory_read(const struct memory *m, gva_t address, void *out, size_t length)
+size_t kernel_read(const struct memory *m, gva_t address, void *out, size_t length)
 {
     return x86_read_virtual(m->ram, m->state, address, out, length);
 }
 
 bool memory_u64(const struct memory *m, gva_t address, uint64_t *out)
 {
-    return memory_read(m, address, out, sizeof(*out)) == sizeof(*out);
+    return kernel_read(m, address, out, sizeof(*out)) == sizeof(*out);
 }
 
 bool memory_member(const struct memory *m, gva_t object, struct place place, uint64_t *out)
 {
     uint8_t bytes[8] = {0};
     if (place.size == 0 || place.size > sizeof(bytes) ||
-        memory_read(m, object + place.offset, bytes, place.size) != place.size)
+        kernel_read(m, object + place.offset, bytes, place.size) != place.size)
         return false;
     memcpy(out, bytes, sizeof(*out));
     return true;
@@ -64,7 +64,7 @@ size_t linux_read(const struct linux_guest *g, const struct linux_view *view, gv
                   size_t length)
 {
     struct memory m;
-    return memory_begin(&m, g, view, NULL) ? 0 : memory_read(&m, address, out, length);
+    return memory_begin(&m, g, view, NULL) ? 0 : kernel_read(&m, address, out, length);
 }
 
 bool linux_guest_is_up(const struct linux_guest *g, const struct linux_view *view)

@@ -175,7 +175,7 @@ struct memory {
 /* -ENOENT with a message where the kernel is not there. */
 int memory_begin(struct memory *m, const struct linux_guest *g, const struct linux_view *view,
                  struct error *err) must_check;
-size_t memory_read(const struct memory *m, gva_t address, void *out, size_t length);
+size_t kernel_read(const struct memory *m, gva_t address, void *out, size_t length);
 bool memory_u64(const struct memory *m, gva_t address, uint64_t *out);
 /* A member of at most 8 bytes, as an unsigned number. */
 bool memory_member(const struct memory *m, gva_t object, struct place place, uint64_t *out);

@@ -121,7 +121,7 @@ static bool read_head(struct linux_module *out, const struct layout *l, const st
     uint64_t state, references = 0;
     size_t length = l->name.size < LINUX_MODULE_NAME_BYTES ? l->name.size : LINUX_MODULE_NAME_BYTES;
     *out = (struct linux_module){.address = address};
-    if (memory_read(m, address + l->name.offset, name, length) != length ||
+    if (kernel_read(m, address + l->name.offset, name, length) != length ||
         !memory_member(m, address, l->state, &state))
         return false;
     copy_printable(out->name, name, sizeof(out->name));
@@ -168,7 +168,7 @@ static char *read_strings(const struct memory *m, gva_t address, const uint8_t *
     budget->string_bytes -= *last;
     char *strings = calloc(1, *last + NAME_MAX_BYTES + 1);
     if (strings)
-        (void)memory_read(m, address, strings, *last + NAME_MAX_BYTES);
+        (void)kernel_read(m, address, strings, *last + NAME_MAX_BYTES);
     return strings;
 }
 
@@ -207,9 +207,9 @@ static bool read_symbols(struct linux_module *out, const struct layout *l, const
     out->symbols = reallocarray(NULL, (size_t)count, sizeof(*out->symbols));
     bool memory = raw && type && out->symbols;
     if (memory) {
-        count = memory_read(m, symbols, raw, (size_t)count * ELF_SYMBOL_BYTES) / ELF_SYMBOL_BYTES;
+        count = kernel_read(m, symbols, raw, (size_t)count * ELF_SYMBOL_BYTES) / ELF_SYMBOL_BYTES;
         if (memory_member(m, kallsyms, l->types, &types))
-            (void)memory_read(m, types, type, (size_t)count);
+            (void)kernel_read(m, types, type, (size_t)count);
         out->names = read_strings(m, strings, raw, (size_t)count, budget, &last_name);
         memory = out->names != NULL;
         if (memory)
@@ -227,7 +227,7 @@ static bool read_section(struct linux_section *out, const struct layout *l, cons
     uint64_t name;
     if (!memory_member(m, attribute, l->section_address, &out->address) ||
         !memory_member(m, attribute, l->section_name, &name) ||
-        memory_read(m, name, text, sizeof(text) - 1) == 0 || !printable_name(text))
+        kernel_read(m, name, text, sizeof(text) - 1) == 0 || !printable_name(text))
         return true;
     out->name = strdup(text);
     return out->name != NULL;
@@ -394,8 +394,8 @@ static void read_orc(struct orc_table *out, const struct linux_guest *g, const s
         count == 0 || count > ORC_MAX || !g->orc_format.known)
         return;
     uint8_t *ips = malloc((size_t)count * 4), *entries = malloc((size_t)count * g->orc_format.bytes);
-    if (ips && entries && memory_read(m, ip_address, ips, (size_t)count * 4) == count * 4 &&
-        memory_read(m, address, entries, (size_t)count * g->orc_format.bytes) == count * g->orc_format.bytes)
+    if (ips && entries && kernel_read(m, ip_address, ips, (size_t)count * 4) == count * 4 &&
+        kernel_read(m, address, entries, (size_t)count * g->orc_format.bytes) == count * g->orc_format.bytes)
         orc_table_create(out, &g->orc_format, ip_address, ips, entries, (size_t)count);
     free(ips);
     free(entries);

@@ -94,7 +94,7 @@ static bool read_task(const struct linux_guest *g, const struct memory *m, gva_t
         !memory_member(m, address, f[TASK_STACK], &out->stack) ||
         !memory_member(m, address, f[TASK_SP], &out->saved_sp) ||
         !memory_member(m, address, f[TASK_MM], &out->mm) ||
-        memory_read(m, address + f[TASK_COMM].offset, out->comm, comm) != comm || pid >= PID_LIMIT)
+        kernel_read(m, address + f[TASK_COMM].offset, out->comm, comm) != comm || pid >= PID_LIMIT)
         return false;
     /* The parent as getppid(2) has it: a process, not a thread. */
     (void)memory_member(m, parent, f[TASK_TGID], &ppid);
@@ -235,7 +235,7 @@ int linux_task_registers(const struct linux_guest *g, const struct linux_view *v
     if (code)
         return code;
     memset(out->gpr, 0, sizeof(out->gpr));
-    bool good = memory_read(&m, task->saved_sp, &top, 1) == 1;
+    bool good = kernel_read(&m, task->saved_sp, &top, 1) == 1;
     for (size_t i = 0; good && i < ARRAY_LEN(saved); i++)
         good = memory_member(&m, task->saved_sp, g->field[saved[i].field], &out->gpr[saved[i].gpr]);
     if (!good || !memory_member(&m, task->saved_sp, g->field[FRAME_RETURN], &out->rip))
