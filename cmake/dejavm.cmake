@@ -11,6 +11,7 @@ if(DEJAVM_TESTS)
   pkg_check_modules(DW REQUIRED IMPORTED_TARGET libdw)
 endif()
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(NBD REQUIRED IMPORTED_TARGET libnbd)
 find_package(zydis REQUIRED)
 find_package(Threads REQUIRED)
 # Not by pkg-config: slirp.pc asks for GLib's headers, which libslirp.h does not need.
