@@ -2,7 +2,9 @@
  * The recorder's own state, and what its files call of each other. Private to record.
  *
  *   record.c           creates and destroys: loads the guest, picks the engine, starts the trace
- *   record_session.c   the run: who runs when, interrupts, deadlines, the end
+ *   record_session.c   the run: who runs when, interrupts, deadlines; where a debugger wants it to stop
+ *   record_move.c      the vCPU moves between KVM and the emulator
+ *   record_finish.c    the end
  *   record_boundary.c  the boundary: asks devices, clock and host, writes the answer to the trace
  *   crash_watch.c      notices what a crashing guest prints
  *   record_events.c    events that the guest does not make itself: interrupts, digests, landmarks, the end
@@ -23,14 +25,34 @@
 #include "record/record_clock.h"
 #include "record/record_host.h"
 
+/* How the run ended, once it has. */
+struct record_ending {
+    bool ended;
+    enum trace_end end;
+    uint32_t status;
+};
+
+/* recorder_resume: what is asked, and how far it is. Counts are those of the emulator. */
+struct record_debug {
+    const struct recorder_request *request; /* NULL: none is under way */
+    position_t start, limit;
+    uint64_t last_poll_ns;
+    struct recorder_stop stop;
+};
+
 struct recorder {
     struct boundary boundary;
     struct record_options options; /* strings are read in recorder_create only */
     struct guest_ram *ram;
     struct machine *machine;
     struct cpu_model model;
-    struct engine *engine;
-    bool is_kvm;
+    struct engine *engine;         /* the one that the vCPU is in */
+    struct engine *kvm, *emulator; /* NULL: not there */
+    bool is_kvm;                   /* engine is kvm */
+    bool positions;                /* of the trace: in the emulator from the start */
+    position_t
+        place_position; /* a vCPU that was moved into the emulator: its count at the last event that has a place */
+    _Atomic(struct engine *) kicked;
     char engine_reason[512];
     struct trace_writer *writer;
     struct buffer image; /* the guest's file: in use as long as writer is */
@@ -43,6 +65,9 @@ struct recorder {
 
     struct error error; /* first failure inside the boundary */
     bool failed;
+    struct record_ending ending;
+    struct error run_error; /* code 0: none. Why the run ended with TRACE_END_ERROR */
+    struct record_debug debug;
     bool window_wanted; /* an interrupt waits: boundary crossings need not stop for it */
     bool halted;
     struct record_clock clock;
@@ -60,7 +85,8 @@ struct recorder {
     struct landmark_page *landmark_pages; /* LANDMARK_MAX_PAGES */
     struct crash_watch crash_watch;
     unsigned crash_marks;
-    uint64_t masked_since_ns; /* an interrupt waits since then for a vCPU that does not take any; UINT64_MAX: none does */
+    uint64_t
+        masked_since_ns; /* an interrupt waits since then for a vCPU that does not take any; UINT64_MAX: none does */
 };
 
 /* record_boundary.c */
@@ -82,6 +108,11 @@ uint64_t record_guest_clock_ns(struct recorder *r);
  * stop the vCPU then.
  */
 bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns);
+
+/* record_move.c */
+/* Both: nothing if it is there already, or (to KVM) was never there. The vCPU stands at a boundary that can be named. */
+int record_move_to_emulator(struct recorder *r, struct error *err) must_check;
+int record_move_to_kvm(struct recorder *r, struct error *err) must_check;
 
 /* record_events.c */
 /* Takes the waiting interrupt from the controller, writes it at the vCPU's place, and delivers it. */

@@ -24,7 +24,8 @@ struct guest_files {
 static void kick_engine(void *context)
 {
     struct recorder *r = context;
-    r->engine->ops->kick(r->engine);
+    struct engine *engine = atomic_load(&r->kicked);
+    engine->ops->kick(engine);
 }
 
 /*
@@ -67,8 +68,11 @@ static int create_engine(struct recorder *r, const struct vcpu_state *state, str
     int status = cpu_model_check_host(&r->model, err);
     if (status < 0)
         return status;
-    status = r->is_kvm ? kvm_engine_create(&r->engine, r->ram, &r->boundary, &r->model, err)
-                       : emu_create(&r->engine, r->ram, &r->boundary, &r->model, err);
+    status = r->is_kvm ? kvm_engine_create(&r->kvm, r->ram, &r->boundary, &r->model, err)
+                       : emu_create(&r->emulator, r->ram, &r->boundary, &r->model, err);
+    r->engine = r->is_kvm ? r->kvm : r->emulator;
+    r->positions = !r->is_kvm;
+    atomic_store(&r->kicked, r->engine);
     if (status == 0 && r->is_kvm)
         status = kvm_engine_shown_cpuid(r->engine, &r->model, err);
     if (status < 0)
@@ -140,8 +144,9 @@ static int create_trace(struct recorder *r, const struct guest_files *files, enu
                               .start_time_s = start_time_s,
                               .ram_bytes = r->ram->size_bytes,
                               .ram_low_bytes = r->ram->low_bytes,
-                              .positions = !r->is_kvm};
-    struct trace_writer_options options = {.overwrite = r->options.overwrite};
+                              .positions = r->positions};
+    struct trace_writer_options options = {.overwrite = r->options.overwrite,
+                                           .steps = r->is_kvm && r->options.debugged};
     struct buffer cpuid = {0};
     cpu_model_encode(&r->model, &cpuid);
     int status = cpuid.failed ? error_set(err, -ENOMEM, "out of memory")
@@ -218,6 +223,7 @@ int recorder_create(struct recorder **out, const struct record_options *options,
     if (!r)
         return error_set(err, -ENOMEM, "out of memory");
     r->boundary.ops = &record_boundary_ops;
+    r->debug.limit = POSITION_UNKNOWN;
     r->options = *options;
     r->masked_since_ns = UINT64_MAX;
     if (!r->options.landmark_pages || r->options.landmark_pages > LANDMARK_MAX_PAGES)
@@ -238,8 +244,28 @@ int recorder_create(struct recorder **out, const struct record_options *options,
 void recorder_stop(struct recorder *r)
 {
     atomic_store(&r->stop_requested, true);
-    r->engine->ops->kick(r->engine);
+    kick_engine(r);
     record_host_wake(r->host);
+}
+
+const struct vcpu_state *recorder_state(struct recorder *r)
+{
+    return r->engine->ops->state(r->engine);
+}
+
+const struct guest_ram *recorder_ram(const struct recorder *r)
+{
+    return r->ram;
+}
+
+position_t recorder_position(const struct recorder *r)
+{
+    return r->positions ? r->engine->ops->position(r->engine) : POSITION_UNKNOWN;
+}
+
+bool recorder_in_emulator(const struct recorder *r)
+{
+    return r->kvm && !r->is_kvm;
 }
 
 void recorder_destroy(struct recorder *r)
@@ -249,8 +275,10 @@ void recorder_destroy(struct recorder *r)
     record_host_destroy(r->host);
     if (r->writer)
         trace_writer_destroy(r->writer);
-    if (r->engine)
-        r->engine->ops->destroy(r->engine);
+    if (r->kvm)
+        r->kvm->ops->destroy(r->kvm);
+    if (r->emulator)
+        r->emulator->ops->destroy(r->emulator);
     machine_destroy(r->machine);
     symbols_destroy(r->symbols);
     ram_tracker_destroy(&r->tracker);

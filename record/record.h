@@ -24,6 +24,7 @@ struct record_options {
     uint64_t max_steps;  /* 0: none; only under emu (-ENOTSUP under kvm) */
     int serial_in;       /* file descriptor read for the guest's serial input, -1: none */
     bool overwrite;
+    bool debugged;         /* recorder_resume will be used: under KVM the trace has format version 2 then */
     size_t landmark_pages; /* most pages that a landmark lists, at most LANDMARK_MAX_PAGES; 0: that many */
     /* What the guest prints, as it prints it. May be NULL. */
     void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
@@ -62,6 +63,56 @@ int recorder_create(struct recorder **out, const struct record_options *options,
  * (disk full, engine) is negative; the trace holds everything up to there.
  */
 int recorder_run(struct recorder *r, struct record_result *result, struct error *err) must_check;
+/*
+ * The same in pieces, for a debugger: recorder_resume() as often as one likes, then recorder_finish(). Between two of them the
+ * guest's clock stands still, and state and RAM can be looked at.
+ */
+enum recorder_stop_reason {
+    RECORDER_STOP_NONE,
+    RECORDER_STOP_END,         /* the guest or the recording ended; nothing runs any more */
+    RECORDER_STOP_INTERRUPTED, /* request.interrupted said so */
+    RECORDER_STOP_STEPS,
+    RECORDER_STOP_BREAK, /* at a break address, the instruction not executed */
+    RECORDER_STOP_WATCH, /* the transition just made did what hit says */
+    RECORDER_STOP_CATCH,
+    RECORDER_STOP_EVENT, /* the event was just recorded, and its transition made */
+};
+
+struct recorder_stop {
+    enum recorder_stop_reason reason;
+    struct engine_hit hit; /* WATCH, CATCH */
+    struct event event;    /* EVENT; without what it points to */
+};
+
+/*
+ * With any of points, want_event and steps the vCPU runs in the emulator; a recording under KVM, whose options must have debugged,
+ * moves it there, and back to KVM as soon as there is none of them.
+ */
+struct recorder_request {
+    const struct engine_points *points;                           /* NULL: none */
+    bool (*want_event)(void *context, const struct event *event); /* NULL: no event stops it */
+    uint64_t steps; /* at most so many transitions (a device's writes to RAM may add some); 0: no limit */
+    bool break_at_start;    /* a break address where the vCPU stands counts too */
+    bool instruction_first; /* after BREAK: the instruction is executed before an interrupt is delivered */
+    bool (*interrupted)(void *context); /* asked about every 10 ms; true ends the run; NULL: never */
+    void *context;                      /* of both functions */
+};
+
+/* After a failure, but for one of moving the vCPU, the recorder can only be finished, which fails in the same way. */
+int recorder_resume(struct recorder *r, const struct recorder_request *request, struct recorder_stop *stop,
+                    struct error *err) must_check;
+/* Writes a digest of the present state, and all that was recorded to the file. */
+int recorder_sync(struct recorder *r, struct error *err) must_check;
+/* Ends the trace (stopped by the user, if it did not end by itself). Only recorder_destroy may follow, and questions. */
+int recorder_finish(struct recorder *r, struct record_result *result, struct error *err) must_check;
+
+const struct vcpu_state *recorder_state(struct recorder *r);
+const struct guest_ram *recorder_ram(const struct recorder *r);
+/* The position where the vCPU stands; POSITION_UNKNOWN in a recording under KVM. */
+position_t recorder_position(const struct recorder *r);
+/* The vCPU of a recording under KVM is in the emulator now. */
+bool recorder_in_emulator(const struct recorder *r);
+
 /* Ends the run soon, in order. Async-signal-safe. */
 void recorder_stop(struct recorder *r);
 void recorder_destroy(struct recorder *r);

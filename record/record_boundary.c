@@ -10,13 +10,33 @@ static struct recorder *recorder_of(struct boundary *b)
     return container_of(b, struct recorder, boundary);
 }
 
+/* The debugger may want to be stopped by it. */
+static void catch_event(struct recorder *r, const struct event *event)
+{
+    const struct recorder_request *q = r->debug.request;
+    if (!q || !q->want_event || r->debug.stop.reason != RECORDER_STOP_NONE ||
+        !q->want_event(q->context, event))
+        return;
+    r->debug.stop = (struct recorder_stop){.reason = RECORDER_STOP_EVENT, .event = *event};
+    r->debug.stop.event.data = NULL;
+    r->debug.stop.event.data_length = 0;
+    r->debug.stop.event.landmark = NULL;
+}
+
 int record_event(struct recorder *r, const struct event *event)
 {
     if (r->failed)
         return r->error.code;
-    int status = trace_writer_event(r->writer, event, &r->error);
+    struct event written = *event;
+    if (!r->positions) { /* the count of a vCPU that was moved into the emulator is not its position */
+        if (event->place != PLACE_PREVIOUS)
+            r->place_position = event->position;
+        written.position = POSITION_UNKNOWN;
+    }
+    int status = trace_writer_event(r->writer, &written, &r->error);
     if (status < 0)
         r->failed = true;
+    catch_event(r, event);
     r->last_place_ns = machine_clock_ns(r->machine);
     return status;
 }
@@ -98,7 +118,8 @@ static int leave_devices(struct recorder *r, uint64_t entered_ns)
     r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
     if (r->failed)
         return r->error.code;
-    if (nearer || machine_work_waits(r->machine) || machine_end(r->machine, NULL) != MACHINE_END_NONE)
+    if (nearer || r->debug.stop.reason != RECORDER_STOP_NONE || machine_work_waits(r->machine) ||
+        machine_end(r->machine, NULL) != MACHINE_END_NONE)
         return BOUNDARY_STOP;
     if (machine_interrupt_pending(r->machine) && !r->window_wanted)
         return BOUNDARY_STOP;
@@ -160,6 +181,12 @@ static int mmio_write(struct boundary *b, position_t position, gpa_t gpa, unsign
     return leave_devices(r, entered);
 }
 
+/* A crossing that no device has to do with. */
+static int crossed(const struct recorder *r, int status)
+{
+    return status == 0 && r->debug.stop.reason != RECORDER_STOP_NONE ? BOUNDARY_STOP : status;
+}
+
 /* Never the same twice, so that a guest that measures its own speed does not divide by zero. */
 static uint64_t next_tsc(struct recorder *r)
 {
@@ -214,7 +241,7 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
     struct event event = crossing(EVENT_CPU_READ, position, argument, 0, *value);
     event.source = (uint8_t)source;
     event.flag = *valid;
-    return record_event(r, &event);
+    return crossed(r, record_event(r, &event));
 }
 
 /* Beyond the vCPU's state there are, but for the TSC's, only MSRs that stand still; for any other the guest gets #GP, as a CPU does it. */
@@ -224,7 +251,7 @@ static int msr_read(struct boundary *b, position_t position, uint32_t index, uin
     *known = read_tsc_adjust(r, index, value) || platform_msr_read(r->ram, index, value);
     struct event event = crossing(EVENT_MSR_READ, position, index, 0, *value);
     event.flag = *known;
-    return record_event(r, &event);
+    return crossed(r, record_event(r, &event));
 }
 
 static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
@@ -233,7 +260,7 @@ static int msr_write(struct boundary *b, position_t position, uint32_t index, ui
     *known = write_tsc_msr(r, index, value) || platform_msr_write(index);
     struct event event = crossing(EVENT_MSR_WRITE, position, index, 0, value);
     event.flag = *known;
-    return record_event(r, &event);
+    return crossed(r, record_event(r, &event));
 }
 
 static int halted(struct boundary *b, position_t position)

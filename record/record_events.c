@@ -68,7 +68,8 @@ static int place_here(struct recorder *r, struct event *event, struct landmark *
 {
     event->position = r->engine->ops->position(r->engine);
     if (!r->is_kvm) {
-        event->place = PLACE_POSITION;
+        event->place = r->positions ? PLACE_POSITION : PLACE_STEPS;
+        event->steps = event->position - r->place_position;
         return 0;
     }
     if (kvm_engine_after_crossing(r->engine)) {
@@ -104,7 +105,7 @@ static int update_tracker(struct recorder *r, struct error *err)
     if (status < 0)
         return status;
     ram_tracker_update(&r->tracker);
-    if (!r->is_kvm) /* nobody asks what changed: there are no landmarks */
+    if (r->positions) /* nobody asks what changed: there are no landmarks */
         ram_tracker_clear_changed(&r->tracker);
     return 0;
 }
@@ -240,7 +241,7 @@ static int write_unclaimed(struct recorder *r, const char *kind, const struct un
 
 static int write_kvm_statistics(struct recorder *r, struct error *err)
 {
-    const struct kvm_statistics *k = kvm_engine_statistics(r->engine);
+    const struct kvm_statistics *k = kvm_engine_statistics(r->kvm);
     char text[512];
     snprintf(text, sizeof(text),
              "kvm exits: pio %" PRIu64 ", mmio %" PRIu64 ", hlt %" PRIu64 ", msr %" PRIu64 ", window %" PRIu64
@@ -256,7 +257,7 @@ static int write_kvm_statistics(struct recorder *r, struct error *err)
 /* What `info` tells of a recording beyond its events. */
 static int write_notes(struct recorder *r, struct error *err)
 {
-    if (r->is_kvm) {
+    if (r->kvm) {
         int written = write_kvm_statistics(r, err);
         if (written < 0)
             return written;

@@ -15,7 +15,8 @@
 #define NO_DEADLINE       UINT64_MAX
 
 struct record_host {
-    uint64_t start_ns;
+    _Atomic uint64_t start_ns;  /* later by as much as it was paused */
+    _Atomic uint64_t paused_ns; /* since when it is; 0: it is not */
     int input_fd;
     int thread_event;  /* wakes the helper thread: new deadline, room in the queue, end */
     int session_event; /* wakes the session */
@@ -45,7 +46,8 @@ static uint64_t monotonic_ns(void)
 
 uint64_t record_host_now_ns(const struct record_host *h)
 {
-    return monotonic_ns() - h->start_ns;
+    uint64_t paused = atomic_load(&h->paused_ns);
+    return (paused ? paused : monotonic_ns()) - atomic_load(&h->start_ns);
 }
 
 static void event_signal(int fd)
@@ -186,8 +188,10 @@ int record_host_create(struct record_host **out, int input_fd, void (*kick)(void
     struct record_host *h = calloc(1, sizeof(*h));
     if (!h)
         return error_set(err, -ENOMEM, "out of memory");
-    *h = (struct record_host){
-        .start_ns = monotonic_ns(), .input_fd = input_fd, .kick = kick, .context = context};
+    *h = (struct record_host){.input_fd = input_fd, .kick = kick, .context = context};
+    uint64_t now = monotonic_ns();
+    atomic_store(&h->start_ns, now);
+    atomic_store(&h->paused_ns, now);
     atomic_store(&h->deadline_ns, NO_DEADLINE);
     pthread_mutex_init(&h->lock, NULL);
     h->thread_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -216,6 +220,22 @@ void record_host_destroy(struct record_host *h)
         close(h->session_event);
     pthread_mutex_destroy(&h->lock);
     free(h);
+}
+
+void record_host_pause(struct record_host *h)
+{
+    record_host_disarm(h);
+    if (!atomic_load(&h->paused_ns))
+        atomic_store(&h->paused_ns, monotonic_ns());
+}
+
+void record_host_continue(struct record_host *h)
+{
+    uint64_t paused = atomic_load(&h->paused_ns);
+    if (!paused)
+        return;
+    atomic_fetch_add(&h->start_ns, monotonic_ns() - paused);
+    atomic_store(&h->paused_ns, 0);
 }
 
 void record_host_arm(struct record_host *h, uint64_t deadline_ns)

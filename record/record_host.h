@@ -21,7 +21,13 @@ int record_host_create(struct record_host **out, int input_fd, void (*kick)(void
                        struct error *err) must_check;
 void record_host_destroy(struct record_host *h); /* joins the thread; NULL is fine */
 
-/* Nanoseconds since record_host_create, CLOCK_MONOTONIC. */
+/*
+ * While it is paused (and at first it is) the clock stands still, and nothing but input kicks.
+ */
+void record_host_pause(struct record_host *h);
+void record_host_continue(struct record_host *h);
+
+/* Nanoseconds since record_host_create, without those while it was paused, CLOCK_MONOTONIC. */
 uint64_t record_host_now_ns(const struct record_host *h);
 
 /* Kick at deadline_ns (of record_host_now_ns) at the latest. Only ever makes the next kick earlier; cheap when it does not. */

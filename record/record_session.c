@@ -2,10 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "core/x86/inspect.h"
+#include <stdlib.h>
 
 /* How long a vCPU that stands where no event can be placed is let run on. */
 #define WORK_RETRY_NS 1000000u
@@ -13,27 +10,28 @@
 /* A vCPU that leaves an interrupt waiting for that long is taken for hung. Linux' own watchdog waits as long for one that loops. */
 #define HUNG_NS 10000000000u
 
-/* How the run ended, once it has. */
-struct ending {
-    bool ended;
-    enum trace_end end;
-    uint32_t status;
-};
+/* How often it is asked whether a resume is to end. */
+#define POLL_NS 10000000u
 
-static void end_run(struct ending *ending, enum trace_end end, uint32_t status)
+static void end_run(struct recorder *r, enum trace_end end, uint32_t status)
 {
-    if (!ending->ended)
-        *ending = (struct ending){true, end, status};
+    if (!r->ending.ended)
+        r->ending = (struct record_ending){true, end, status};
+}
+
+static position_t count(const struct recorder *r)
+{
+    return r->engine->ops->position(r->engine);
 }
 
 /* What has to happen now and then whatever the guest does. */
-static int housekeeping(struct recorder *r, struct ending *ending, struct error *err)
+static int housekeeping(struct recorder *r, struct error *err)
 {
     uint64_t now = record_host_now_ns(r->host);
     if (atomic_load(&r->stop_requested))
-        end_run(ending, TRACE_END_STOPPED, 0);
+        end_run(r, TRACE_END_STOPPED, 0);
     if (r->options.timeout_ns && now >= r->options.timeout_ns)
-        end_run(ending, TRACE_END_TIMEOUT, 0);
+        end_run(r, TRACE_END_TIMEOUT, 0);
     if (now - r->last_flush_ns >= RECORD_FLUSH_NS && !trace_writer_is_busy(r->writer)) {
         r->last_flush_ns = now;
         int status = trace_writer_flush(r->writer, err);
@@ -42,7 +40,7 @@ static int housekeeping(struct recorder *r, struct ending *ending, struct error 
     }
     if (r->options.progress && now - r->last_progress_ns >= RECORD_FLUSH_NS) {
         r->last_progress_ns = now;
-        r->options.progress(r->options.context, now, r->engine->ops->position(r->engine),
+        r->options.progress(r->options.context, now, r->positions ? count(r) : POSITION_UNKNOWN,
                             trace_writer_bytes(r->writer));
     }
     return 0;
@@ -54,8 +52,15 @@ static bool can_name_place(const struct recorder *r)
     return !r->is_kvm || kvm_engine_settled(r->engine);
 }
 
+/* A debugger was told that the next transition is the instruction: then it is. */
+static bool instruction_comes_first(const struct recorder *r)
+{
+    return r->debug.request && r->debug.request->instruction_first && !r->is_kvm &&
+           count(r) == r->debug.start;
+}
+
 /* Brings the devices up to the present. */
-static int service(struct recorder *r, struct ending *ending, struct error *err)
+static int service(struct recorder *r, struct error *err)
 {
     uint64_t entered = record_host_now_ns(r->host);
     if (r->halted)
@@ -65,7 +70,7 @@ static int service(struct recorder *r, struct ending *ending, struct error *err)
     record_offer_input(r);
     if (record_host_watch_fired(r->host) && r->watch_ready)
         r->watch_ready(r->watch_device);
-    if (machine_work_waits(r->machine) && can_name_place(r)) {
+    if (machine_work_waits(r->machine) && can_name_place(r) && !instruction_comes_first(r)) {
         r->dma_placed = false;
         machine_run_work(r->machine);
     }
@@ -74,13 +79,14 @@ static int service(struct recorder *r, struct ending *ending, struct error *err)
         *err = r->error;
         return r->error.code;
     }
-    return housekeeping(r, ending, err);
+    return housekeeping(r, err);
 }
 
 /* When the helper thread has to kick the vCPU, on the host's clock. */
 static uint64_t next_deadline(const struct recorder *r)
 {
-    uint64_t deadline = record_host_now_ns(r->host) + RECORD_HOUSEKEEPING_NS;
+    bool asked = r->debug.request && r->debug.request->interrupted;
+    uint64_t deadline = record_host_now_ns(r->host) + (asked ? POLL_NS : RECORD_HOUSEKEEPING_NS);
     uint64_t device = machine_next_deadline_ns(r->machine);
     if (r->last_flush_ns + RECORD_FLUSH_NS < deadline && !trace_writer_is_busy(r->writer))
         deadline = r->last_flush_ns + RECORD_FLUSH_NS;
@@ -93,20 +99,20 @@ static uint64_t next_deadline(const struct recorder *r)
     return deadline;
 }
 
-static void take_end_of_machine(const struct recorder *r, struct ending *ending)
+static void take_end_of_machine(struct recorder *r)
 {
     uint32_t status;
     switch (machine_end(r->machine, &status)) {
     case MACHINE_END_NONE:
         break;
     case MACHINE_END_DEBUG_EXIT:
-        end_run(ending, TRACE_END_DEBUG_EXIT, status);
+        end_run(r, TRACE_END_DEBUG_EXIT, status);
         break;
     case MACHINE_END_RESET:
-        end_run(ending, TRACE_END_RESET, status);
+        end_run(r, TRACE_END_RESET, status);
         break;
     case MACHINE_END_POWEROFF:
-        end_run(ending, TRACE_END_POWEROFF, status);
+        end_run(r, TRACE_END_POWEROFF, status);
         break;
     }
 }
@@ -117,41 +123,61 @@ static position_t next_limit(struct recorder *r)
     if (r->is_kvm)
         return POSITION_UNKNOWN;
     position_t limit = r->last_digest_position + RECORD_DIGEST_STEPS;
+    if (r->debug.limit < limit)
+        limit = r->debug.limit;
+    if (instruction_comes_first(r) && count(r) + 1 < limit)
+        limit = count(r) + 1;
+    if (r->debug.stop.reason == RECORDER_STOP_EVENT) /* what else the transition did is still to be seen */
+        limit = count(r);
     if (r->options.max_steps && r->options.max_steps < limit)
         limit = r->options.max_steps;
     uint64_t device = machine_next_deadline_ns(r->machine);
     r->step_deadline_ns = UINT64_MAX;
     if (record_deadline_by_steps(r, device)) {
-        position_t due = r->engine->ops->position(r->engine) + record_clock_steps_until(&r->clock, device);
+        position_t due = count(r) + record_clock_steps_until(&r->clock, device);
         r->step_deadline_ns = device;
         limit = due < limit ? due : limit;
     }
     return limit;
 }
 
-static int run_vcpu(struct recorder *r, struct ending *ending, struct error *err)
+static void take_hit(struct recorder *r, int stop)
 {
-    r->window_wanted = machine_interrupt_pending(r->machine);
+    if (stop != ENGINE_STOP_WATCH && stop != ENGINE_STOP_CATCH)
+        return;
+    r->debug.stop.reason = stop == ENGINE_STOP_WATCH ? RECORDER_STOP_WATCH : RECORDER_STOP_CATCH;
+    r->debug.stop.hit = *r->engine->ops->hit(r->engine);
+}
+
+static int run_vcpu(struct recorder *r, struct error *err)
+{
+    r->window_wanted = machine_interrupt_pending(r->machine) && !instruction_comes_first(r);
     struct engine_request request = {.limit = next_limit(r), .want_window = r->window_wanted};
     record_host_arm(r->host, next_deadline(r));
     int stop = r->engine->ops->run(r->engine, &request, err);
+    if (stop == ENGINE_STOP_BOUNDARY && !r->failed && r->debug.request && r->debug.request->points) {
+        request.limit =
+            count(r); /* the transition that crossed the boundary may have hit something as well */
+        stop = r->engine->ops->run(r->engine, &request, err);
+    }
     if (r->failed) {
         *err = r->error;
         return r->error.code;
     }
     if (stop < 0)
         return stop;
-    take_end_of_machine(r, ending);
+    take_end_of_machine(r);
     if (stop ==
         ENGINE_STOP_SHUTDOWN) /* even where something else ends the run: there is no state to describe */
-        *ending = (struct ending){true, TRACE_END_SHUTDOWN, 0};
+        r->ending = (struct record_ending){true, TRACE_END_SHUTDOWN, 0};
     if (stop == ENGINE_STOP_HALT) {
         r->halted = true;
         if (!(r->engine->ops->state(r->engine)->rflags & RFLAGS_IF))
-            end_run(ending, TRACE_END_HALTED, 0);
+            end_run(r, TRACE_END_HALTED, 0);
     }
-    if (r->options.max_steps && r->engine->ops->position(r->engine) >= r->options.max_steps)
-        end_run(ending, TRACE_END_MAX_STEPS, 0);
+    take_hit(r, stop);
+    if (r->options.max_steps && count(r) >= r->options.max_steps)
+        end_run(r, TRACE_END_MAX_STEPS, 0);
     return 0;
 }
 
@@ -169,112 +195,151 @@ static void watch_for_hang(struct recorder *r, bool waits)
     }
 }
 
-/* One turn: devices, then an interrupt if one can be delivered, then the vCPU (or sleep while it is halted). */
-static int turn(struct recorder *r, struct ending *ending, struct error *err)
+static int compare_address(const void *a, const void *b)
 {
-    int status = service(r, ending, err);
-    if (status < 0 || ending->ended)
+    gva_t x = *(const gva_t *)a, y = *(const gva_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The vCPU stands at a break address, and its next transition is the instruction there. */
+static bool at_break(const struct recorder *r)
+{
+    const struct recorder_request *q = r->debug.request;
+    if (!q || !q->points || !q->points->break_count || r->is_kvm ||
+        (count(r) == r->debug.start && !q->break_at_start))
+        return false;
+    const struct vcpu_state *s = r->engine->ops->state(r->engine);
+    if (s->activity != ACTIVITY_RUNNING || (s->pending_debug && s->shadow != SHADOW_MOV_SS))
+        return false;
+    gva_t linear = vcpu_in_64bit_code(s) ? s->rip : (uint32_t)(s->rip + s->seg[SEG_CS].base);
+    return bsearch(&linear, q->points->breaks, q->points->break_count, sizeof(linear), compare_address) !=
+           NULL;
+}
+
+/* Is there something to stop at, here? */
+static bool stop_reached(struct recorder *r)
+{
+    struct record_debug *d = &r->debug;
+    if (d->stop.reason == RECORDER_STOP_NONE && !r->is_kvm && count(r) >= d->limit)
+        d->stop.reason = RECORDER_STOP_STEPS;
+    return d->stop.reason != RECORDER_STOP_NONE;
+}
+
+static void sleep_while_halted(struct recorder *r)
+{
+    uint64_t start = record_host_now_ns(r->host);
+    record_host_sleep(r->host, next_deadline(r));
+    r->time_halted_ns += record_host_now_ns(r->host) - start;
+}
+
+/* One turn: devices, then an interrupt if one can be delivered, then the vCPU (or sleep while it is halted). */
+static int turn(struct recorder *r, struct error *err)
+{
+    int status = service(r, err);
+    if (status < 0 || r->ending.ended || stop_reached(r))
         return status;
-    bool pending = machine_interrupt_pending(r->machine);
+    bool pending = machine_interrupt_pending(r->machine) && !instruction_comes_first(r);
     bool takes = pending && r->engine->ops->can_interrupt(r->engine);
     watch_for_hang(r, pending && !takes);
     if (takes) {
         status = record_interrupt(r, err);
-        if (status < 0)
-            return status;
     } else if (r->halted) {
-        uint64_t start = record_host_now_ns(r->host);
-        record_host_sleep(r->host, next_deadline(r));
-        r->time_halted_ns += record_host_now_ns(r->host) - start;
+        sleep_while_halted(r);
+        return 0;
+    } else if (at_break(r)) {
+        r->debug.stop.reason = RECORDER_STOP_BREAK;
         return 0;
     } else if (record_digest_due(r) && can_name_place(r)) {
         status = record_digest(r, err);
-        if (status < 0)
-            return status;
     }
-    return run_vcpu(r, ending, err);
+    return status < 0 ? status : run_vcpu(r, err);
 }
 
 /*
  * Under KVM an injected event may still be on its way into the guest when the run is to end: let the guest run on in
  * short slices until the vCPU stands at a boundary that can be named.
  */
-static int settle(struct recorder *r, struct ending *ending, struct error *err)
+static int settle(struct recorder *r, struct error *err)
 {
-    for (unsigned i = 0; i < 1000 && ending->end != TRACE_END_SHUTDOWN; i++) {
+    for (unsigned i = 0; i < 1000 && r->ending.end != TRACE_END_SHUTDOWN; i++) {
         if (can_name_place(r))
             return 0;
         machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
         record_host_arm(r->host, record_host_now_ns(r->host) + WORK_RETRY_NS);
-        int status = run_vcpu(r, ending, err);
+        int status = run_vcpu(r, err);
         if (status < 0)
             return status;
     }
     return 0;
 }
 
-static void copy_unclaimed(struct unclaimed *to, size_t room, size_t *count, const struct unclaimed *from,
-                           size_t n)
+static bool is_interrupted(struct recorder *r)
 {
-    *count = n < room ? n : room;
-    memcpy(to, from, *count * sizeof(*to));
+    struct record_debug *d = &r->debug;
+    uint64_t now = record_host_now_ns(r->host);
+    if (!d->request->interrupted || now - d->last_poll_ns < POLL_NS)
+        return false;
+    d->last_poll_ns = now;
+    return d->request->interrupted(d->request->context);
 }
 
-static void fill_result(struct recorder *r, const struct ending *ending, struct record_result *result)
+static int run_on(struct recorder *r, struct error *err)
 {
-    result->engine = r->engine->ops->name;
-    snprintf(result->engine_reason, sizeof(result->engine_reason), "%s", r->engine_reason);
-    result->end = ending->end;
-    result->status = ending->status;
-    result->elapsed_ns = record_host_now_ns(r->host);
-    result->position = r->engine->ops->position(r->engine);
-    result->interrupts = r->interrupts;
-    result->time_in_devices_ns = r->time_in_devices_ns;
-    result->time_halted_ns = r->time_halted_ns;
-    result->have_kvm = r->is_kvm;
-    if (r->is_kvm)
-        result->kvm = *kvm_engine_statistics(r->engine);
-    const struct unclaimed *list;
-    size_t count = machine_unclaimed_ports(r->machine, &list);
-    copy_unclaimed(result->unclaimed_ports, ARRAY_LEN(result->unclaimed_ports), &result->unclaimed_port_count,
-                   list, count);
-    count = machine_unclaimed_mmio(r->machine, &list);
-    copy_unclaimed(result->unclaimed_mmio, ARRAY_LEN(result->unclaimed_mmio), &result->unclaimed_mmio_count,
-                   list, count);
-    const struct vcpu_state *state = r->engine->ops->state(r->engine);
-    char name[128];
-    snprintf(result->last_rip, sizeof(result->last_rip), "0x%" PRIx64 " %s", state->rip,
-             symbols_describe(r->symbols, state->rip, name, sizeof(name)));
-}
-
-int recorder_run(struct recorder *r, struct record_result *result, struct error *err)
-{
-    struct ending ending = {0};
-    memset(result, 0, sizeof(*result));
     int status = 0;
-    while (status == 0 && !ending.ended)
-        status = turn(r, &ending, err);
-    if (status == 0)
-        status = settle(r, &ending, err);
-    if (status < 0 && !r->failed) {
-        /* The engine failed, the trace did not: close it, saying why. */
-        struct error ignored;
-        ending = (struct ending){true, TRACE_END_ERROR, 0};
-        snprintf(result->message, sizeof(result->message), "%.500s", err->message);
-        if (record_end(r, TRACE_END_ERROR, 0, result->message, &ignored) < 0)
-            r->failed = true;
-    } else if (status == 0) {
-        status = record_end(r, ending.end, ending.status, "", err);
+    while (status == 0 && !r->ending.ended && !stop_reached(r)) {
+        status = turn(r, err);
+        if (status == 0 && is_interrupted(r) && r->debug.stop.reason == RECORDER_STOP_NONE)
+            r->debug.stop.reason = RECORDER_STOP_INTERRUPTED;
     }
-    fill_result(r, &ending, result);
-    result->events = trace_writer_event_count(r->writer);
-    struct error finish_error;
-    result->trace_bytes = trace_writer_bytes(r->writer);
-    int finished = trace_writer_finish(r->writer, &finish_error);
-    r->writer = NULL;
-    if (status == 0 && finished < 0) {
-        *err = finish_error;
-        status = finished;
+    return status == 0 ? settle(r, err) : status;
+}
+
+/* In the engine that can do what is asked for. */
+static int begin(struct recorder *r, const struct recorder_request *request, struct error *err)
+{
+    struct record_debug *d = &r->debug;
+    bool counts = request->points || request->want_event || request->steps;
+    int status = counts ? record_move_to_emulator(r, err) : record_move_to_kvm(r, err);
+    if (status < 0)
+        return status;
+    *d = (struct record_debug){.request = request,
+                               .start = count(r),
+                               .limit = POSITION_UNKNOWN,
+                               .last_poll_ns = record_host_now_ns(r->host)};
+    if (request->steps && __builtin_add_overflow(d->start, request->steps, &d->limit))
+        d->limit = POSITION_UNKNOWN;
+    if (r->engine->ops->set_points)
+        r->engine->ops->set_points(r->engine, request->points);
+    return 0;
+}
+
+int recorder_resume(struct recorder *r, const struct recorder_request *request, struct recorder_stop *stop,
+                    struct error *err)
+{
+    *stop = (struct recorder_stop){.reason = RECORDER_STOP_END};
+    if (r->ending.ended)
+        return 0;
+    record_host_continue(r->host);
+    int status = begin(r, request, err);
+    bool begun = status == 0;
+    if (begun)
+        status = run_on(r, err);
+    if (r->engine->ops->set_points)
+        r->engine->ops->set_points(r->engine, NULL);
+    record_host_pause(r->host);
+    if (status < 0 && (begun || r->failed)) {
+        r->run_error = *err;
+        r->run_error.code = status;
+        r->ending = (struct record_ending){true, TRACE_END_ERROR, 0};
     }
+    if (!r->ending.ended)
+        *stop = r->debug.stop;
+    r->debug = (struct record_debug){.limit = POSITION_UNKNOWN};
     return status;
+}
+
+int recorder_sync(struct recorder *r, struct error *err)
+{
+    int status = r->ending.ended ? 0 : record_digest(r, err);
+    return status < 0 ? status : trace_writer_flush(r->writer, err);
 }

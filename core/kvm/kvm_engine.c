@@ -496,6 +496,25 @@ static int map_ram(struct kvm_engine *e, struct error *err)
     return result;
 }
 
+static int unmap_ram(struct kvm_engine *e, struct error *err)
+{
+    const struct guest_ram *ram = e->engine.ram;
+    int result = kvm_vm_map(&e->vm, SLOT_LOW, 0, ram->host, 0, false, err);
+    if (result == 0 && ram->size_bytes > ram->low_bytes)
+        result = kvm_vm_map(&e->vm, SLOT_HIGH, RAM_HIGH_GPA, ram->host + ram->low_bytes, 0, false, err);
+    return result;
+}
+
+/* A memory slot that goes away takes with it all that was derived from what is in it; its dirty log too. */
+int kvm_engine_ram_changed(struct engine *engine, struct error *err)
+{
+    struct kvm_engine *e = kvm_of(engine);
+    int result = collect_dirty(engine, err);
+    if (result == 0)
+        result = unmap_ram(e, err);
+    return result == 0 ? map_ram(e, err) : result;
+}
+
 static int set_up(struct kvm_engine *e, struct error *err)
 {
     int result = kvm_vm_check(&e->vm, err);

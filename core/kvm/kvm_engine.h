@@ -34,6 +34,12 @@ int kvm_engine_shown_cpuid(struct engine *e, struct cpu_model *model, struct err
 const struct kvm_statistics *kvm_engine_statistics(const struct engine *e);
 
 /*
+ * RAM was written by others than the vCPU, page tables perhaps among it: what KVM has derived from them (shadow page tables,
+ * TLB) is forgotten. The vCPU is not in run().
+ */
+int kvm_engine_ram_changed(struct engine *e, struct error *err) must_check;
+
+/*
  * True when the vCPU stands right after the guest instruction that made the last crossing of the boundary, with
  * nothing executed since: that boundary needs no landmark.
  */

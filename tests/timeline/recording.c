@@ -8,15 +8,22 @@ void must(int status, const struct error *err)
         fail_msg("%s", err->message);
 }
 
+bool recording_possible(enum record_engine engine)
+{
+    static struct error err;
+    if (engine != RECORD_ENGINE_KVM || kvm_probe_usable(&err) == 0)
+        return true;
+    print_message("skipped: %s\n", err.message);
+    return false;
+}
+
 bool recording_make(const char *path, const char *guest, const char *command_line, enum record_engine engine)
 {
     static struct error err;
     static struct record_result result;
     struct recorder *recorder;
-    if (engine == RECORD_ENGINE_KVM && kvm_probe_usable(&err) < 0) {
-        print_message("skipped: %s\n", err.message);
+    if (!recording_possible(engine))
         return false;
-    }
     struct record_options options = {.guest_path = guest,
                                      .trace_path = path,
                                      .command_line = command_line,

@@ -13,6 +13,8 @@
 
 void must(int status, const struct error *err);
 
+/* False, and a message: KVM is asked for, and is not usable here. */
+bool recording_possible(enum record_engine engine);
 /* Records the guest into a new file in /tmp and seals it. False: KVM is not usable here. */
 bool recording_make(const char *path, const char *guest, const char *command_line, enum record_engine engine);
 
