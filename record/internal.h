@@ -119,9 +119,9 @@ int record_move_to_kvm(struct recorder *r, struct error *err) must_check;
 int record_interrupt(struct recorder *r, struct error *err) must_check;
 /* machine_host.dma_write of the recording; context is the recorder. The vCPU stands at a boundary that can be named. */
 void record_dma(void *context, gpa_t gpa, const void *data, size_t length);
-/* Writes a digest of registers and RAM at the vCPU's place. */
 /* machine_host.mark of the recording; context is the recorder. */
 void record_mark(void *context, const char *text);
+/* Writes a digest of registers and RAM at the vCPU's place. */
 int record_digest(struct recorder *r, struct error *err) must_check;
 /* True when it is time for the next digest. */
 bool record_digest_due(const struct recorder *r);
