@@ -32,7 +32,8 @@ enum event_type {
  *   PLACE_POSITION  at position (known while recording under emu)
  *   PLACE_AFTER     at the boundary right after the instruction (REP iteration) of the crossing before it in the stream
  *   PLACE_LANDMARK  at the boundary that landmark describes
- *   PLACE_PREVIOUS  at the same place as the event before it (annotations; digests taken there)
+ *   PLACE_PREVIOUS  with the event before it: the guest executes nothing in between (annotations; digests taken there; what a
+ *                   device writes in several pieces)
  *   PLACE_STEPS     so many transitions after the position of the event before it (a recording under KVM, while the vCPU is in
  *                   the emulator); only in traces written with trace_writer_options.steps
  * In a sealed trace every event has a position as well, whatever its place.
