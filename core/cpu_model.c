@@ -29,7 +29,7 @@ enum feature_support {
     EMULATED, /* done in C: needs nothing from the host */
 };
 
-enum feature_profiles { IN_BOTH, EMU_ONLY };
+enum feature_profiles { IN_BOTH, EMU_ONLY, APIC_ONLY /* cpu_model_add_local_apic */ };
 
 struct feature {
     uint16_t id; /* enum cpu_feature + bit */
@@ -74,7 +74,8 @@ static const struct feature features[] = {
     {E1D(20), EMULATED, IN_BOTH, "NX"},         {E1D(26), EMULATED, EMU_ONLY, "PDPE1GB"},
     {E1D(27), EMULATED, EMU_ONLY, "RDTSCP"},    {E1D(29), EMULATED, IN_BOTH, "LM"},
     {LXSA(0), EMULATED, EMU_ONLY, "XSAVEOPT"},  {LXSA(1), EMULATED, EMU_ONLY, "XSAVEC"},
-    {LXSA(2), EMULATED, EMU_ONLY, "XGETBV1"},
+    {LXSA(2), EMULATED, EMU_ONLY, "XGETBV1"},   {L1C(24), EMULATED, APIC_ONLY, "TSC_DEADLINE"},
+    {L1D(9), EMULATED, APIC_ONLY, "APIC"},
 };
 
 /* Bits of leaf 1 EDX that AMD's leaf 0x80000001 EDX repeats: 0..10, 12..17, 23, 24. */
@@ -94,7 +95,8 @@ static uint32_t profile_bits(enum cpu_profile profile, unsigned base)
 {
     uint32_t bits = 0;
     for (size_t i = 0; i < ARRAY_LEN(features); i++) {
-        bool included = features[i].profiles == IN_BOTH || profile == CPU_PROFILE_EMU;
+        bool included = features[i].profiles == IN_BOTH ||
+                        (features[i].profiles == EMU_ONLY && profile == CPU_PROFILE_EMU);
         if (included && (features[i].id & ~31u) == base)
             bits |= BIT(features[i].id & 31);
     }
@@ -152,6 +154,17 @@ void cpu_model_init(struct cpu_model *model, enum cpu_profile profile)
         BIT(26) | BIT(29) | (emu ? BIT(2) : 0), 0, 0);
     /* LFENCE serializes, a null selector clears the base, SRSO_NO. */
     add(model, 0x80000021, CPUID_NO_SUBLEAF, BIT(2) | BIT(6) | BIT(29), 0, 0, 0);
+}
+
+void cpu_model_add_local_apic(struct cpu_model *model)
+{
+    for (unsigned i = 0; i < model->count; i++) {
+        struct cpuid_entry *entry = &model->entry[i];
+        if (entry->leaf == 1 || entry->leaf == 0x80000001)
+            entry->edx |= BIT(L1D(9) & 31);
+        if (entry->leaf == 1)
+            entry->ecx |= BIT(L1C(24) & 31);
+    }
 }
 
 static const struct cpuid_entry *find_in(const struct cpuid_entry *list, unsigned count, uint32_t leaf,

@@ -50,6 +50,9 @@ uint32_t cpu_host_mxcsr_mask(void);
  */
 void cpu_model_init(struct cpu_model *model, enum cpu_profile profile);
 
+/* Adds the local APIC and its timer's TSC-deadline mode. A profile has neither. */
+void cpu_model_add_local_apic(struct cpu_model *model);
+
 /* What CPUID returns, out[] = EAX, EBX, ECX, EDX; unknown leaves give zeros. cr4 and xcr0: the vCPU's. */
 void cpu_model_cpuid(const struct cpu_model *model, uint32_t leaf, uint32_t subleaf, uint64_t cr4,
                      uint64_t xcr0, uint32_t out[4]);

@@ -82,6 +82,7 @@ struct engine_hit {
 struct engine_request {
     position_t limit;                 /* stop when position reaches it; POSITION_UNKNOWN = none */
     bool want_window;                 /* stop as soon as engine_can_interrupt() would be true */
+    uint8_t window_priority;          /* ... and CR8 is below this; 0: whatever CR8 is */
     const struct engine_match *match; /* or NULL */
 };
 

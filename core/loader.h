@@ -21,6 +21,9 @@ struct loader_input {
     size_t initrd_length;
     const char *initrd_name;
     const char *command_line; /* "" if none */
+    /* Where the board has its ACPI tables: nothing is loaded there, and the boot protocols that can hand the RSDP over. 0: none */
+    gpa_t acpi_start, acpi_rsdp;
+    uint64_t acpi_bytes;
 };
 
 struct loader_result {

@@ -84,6 +84,7 @@ static int write_zero_page(struct guest_ram *ram, const struct loader_input *inp
     struct boot_params p;
     memset(&p, 0, sizeof(p));
     p.hdr = *header;
+    p.acpi_rsdp_addr = input->acpi_rsdp;
     p.hdr.type_of_loader = LOADER_UNDEFINED;
     p.hdr.cmd_line_ptr = (uint32_t)area_page(area, AREA_COMMAND_LINE);
     p.hdr.ramdisk_image = (uint32_t)initrd;

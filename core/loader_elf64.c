@@ -47,9 +47,11 @@ int loader_load_elf64(struct guest_ram *ram, const struct loader_input *input, s
                       struct error *err)
 {
     struct elf_image elf;
-    struct load_map map = {.ram = ram};
+    struct load_map map;
 
     int rc = check_command_line(input, err);
+    if (!rc)
+        rc = load_map_begin(&map, ram, input, err);
     if (!rc)
         rc = elf_parse(&elf, input->image, input->image_length, err);
     if (rc)

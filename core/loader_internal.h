@@ -23,6 +23,10 @@ struct load_map {
     struct load_range range[LOAD_MAP_MAX];
 };
 
+/* An empty map; the memory that input sets aside is taken. */
+int load_map_begin(struct load_map *map, struct guest_ram *ram, const struct loader_input *input,
+                   struct error *err) must_check;
+
 /*
  * Takes [start, start+length). -ENOMEM where it is not all RAM (the message says how much RAM it needs), -EINVAL where
  * it overlaps a range taken before (the message names both).

@@ -86,13 +86,15 @@ static int place_kernel(struct load_map *map, const struct setup_header *header,
 int loader_load_linux(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
                       struct error *err)
 {
-    struct load_map map = {.ram = ram};
+    struct load_map map;
     struct setup_header header;
     gpa_t at;
 
     if (!loader_is_bzimage(input->image, input->image_length))
         return error_set(err, -EINVAL, "the file is not a bzImage");
-    int rc = read_setup_header(input, &header, err);
+    int rc = load_map_begin(&map, ram, input, err);
+    if (!rc)
+        rc = read_setup_header(input, &header, err);
     if (!rc)
         rc = check_limits(input, &header, err);
     if (rc)

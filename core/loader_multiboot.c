@@ -235,12 +235,14 @@ static int write_info(struct load_map *map, gpa_t area, const struct loader_inpu
 int loader_load_multiboot(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
                           struct error *err)
 {
-    struct load_map map = {.ram = ram};
+    struct load_map map;
     struct header header;
     uint32_t entry;
     gpa_t area;
 
     int rc = check_command_line(input, err);
+    if (!rc)
+        rc = load_map_begin(&map, ram, input, err);
     if (rc)
         return rc;
     size_t offset = find_header(input->image, input->image_length, &header);

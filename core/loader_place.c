@@ -75,6 +75,14 @@ int load_map_take(struct load_map *map, gpa_t start, uint64_t length, const char
     return remember(map, start, length, what, err);
 }
 
+int load_map_begin(struct load_map *map, struct guest_ram *ram, const struct loader_input *input,
+                   struct error *err)
+{
+    map->ram = ram;
+    map->count = 0;
+    return load_map_take(map, input->acpi_start, input->acpi_bytes, "the ACPI tables", err);
+}
+
 int load_map_place(struct load_map *map, gpa_t low, gpa_t high, uint64_t length, bool from_top,
                    const char *what, gpa_t *start, struct error *err)
 {

@@ -104,6 +104,7 @@ static int write_area(struct load_map *map, const struct loader_input *input, gp
 {
     struct start_page page = {.info = {.magic = START_MAGIC,
                                        .version = START_VERSION,
+                                       .rsdp = input->acpi_rsdp,
                                        .command_line = area + AREA_COMMAND_LINE * PAGE_SIZE_BYTES}};
     fill_memory_map(&page, area, map->ram);
     int rc = load_module(map, input, &page, area, err);
@@ -119,12 +120,14 @@ static int write_area(struct load_map *map, const struct loader_input *input, gp
 int loader_load_pvh(struct guest_ram *ram, const struct loader_input *input, struct vcpu_state *state,
                     struct error *err)
 {
-    struct load_map map = {.ram = ram};
+    struct load_map map;
     struct elf_image elf;
     uint32_t entry;
     gpa_t area;
 
     int rc = check_command_line(input, err);
+    if (!rc)
+        rc = load_map_begin(&map, ram, input, err);
     if (!rc)
         rc = elf_parse(&elf, input->image, input->image_length, err);
     if (!rc)

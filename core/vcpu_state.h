@@ -115,6 +115,10 @@ struct descriptor_table {
 #define EFER_LMA ((uint64_t)1 << 10)
 #define EFER_NXE ((uint64_t)1 << 11)
 
+/* IA32_APIC_BASE (SDM 3, 10.4.4), and where in the local APIC's page the task priority register is */
+#define APIC_BASE_ENABLE ((uint64_t)1 << 11)
+#define APIC_TPR_OFFSET  0x80u
+
 #define DR6_FIXED ((uint64_t)0xffff0ff0)
 #define DR6_BD    ((uint64_t)1 << 13)
 #define DR6_BS    ((uint64_t)1 << 14)

@@ -6,7 +6,9 @@
 #include "devices/devices.h"
 #include "devices/device.h"
 
-#define PM_TIMER_PORT  0x608
+#include "devices/acpi_tables.h"
+
+#define PM_TIMER_PORT  ACPI_PM_TMR_PORT
 #define PM_TIMER_BYTES 4
 #define PM_TIMER_HZ    3579545u
 #define PM_TIMER_MASK  0xffffffu

@@ -19,6 +19,12 @@ int acpi_pm_timer_attach(struct machine *m,
 int debug_exit_attach(struct machine *m, struct error *err) must_check; /* isa-debug-exit, port f4 */
 int debug_console_attach(struct machine *m, struct error *err) must_check; /* port e9, console channel 1 */
 
+int local_apic_attach(struct machine *m,
+                      struct error *err) must_check; /* fee00000; before the first interrupt */
+int io_apic_attach(struct machine *m, struct error *err) must_check; /* fec00000, 24 pins */
+int acpi_pm_attach(struct machine *m, struct error *err) must_check; /* ports 600..607, IRQ 9 */
+int pvpanic_attach(struct machine *m, struct error *err) must_check; /* port 505 */
+
 /* A disk of the guest: raw or qcow2, told by what is in the file. */
 struct board_disk {
     const char *path;
@@ -45,12 +51,13 @@ struct board_net {
 };
 
 enum board_kind {
-    BOARD_PC,      /* with PCI, APICs, ACPI */
+    BOARD_PC,      /* with PCI, ACPI, virtio devices, and APICs if options say so */
     BOARD_MINIMAL, /* the devices of the ISA bus only: the least that an operating system can start with */
 };
 
 struct board_options {
     enum board_kind kind;
+    bool apics; /* BOARD_PC: with a local APIC, which the CPU model must have too, and an I/O APIC */
     const struct board_disk *disks; /* virtio block devices, in this order */
     size_t disk_count;
     const struct board_share *shares;

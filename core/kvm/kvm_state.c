@@ -11,7 +11,6 @@
 #define DR6_CHANGEABLE ((uint64_t)0xe00f)     /* B0..B3, BD, BS, BT; no RTM, no bus-lock bit in this CPU */
 #define DR7_CHANGEABLE ((uint64_t)0xffff23ff) /* L0..G3, LE, GE, GD, R/W and LEN */
 
-#define APIC_BASE_ENABLE ((uint64_t)1 << 11)
 
 /* ---- segments ---- */
 

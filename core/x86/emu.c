@@ -296,7 +296,8 @@ static int check_boundary(struct emu *e, const struct engine_request *request)
         return ENGINE_STOP_MATCH;
     if (unlikely(e->points != NULL) && e->position != e->run_start && points_break_here(e))
         return ENGINE_STOP_BREAK;
-    if (unlikely(request->want_window) && can_interrupt(e))
+    if (unlikely(request->want_window) && can_interrupt(e) &&
+        (!request->window_priority || e->cpu.cr8 < request->window_priority))
         return ENGINE_STOP_WINDOW;
     if (unlikely(atomic_load_explicit(&e->attention, memory_order_relaxed))) {
         atomic_store(&e->attention, 0);
@@ -577,6 +578,7 @@ int emu_create(struct engine **out, struct guest_ram *ram, struct boundary *boun
     e->model = model;
     e->dirty_generation = ram->dirty_generation;
     e->physical_bits = model_physical_bits(model);
+    e->has_local_apic = cpu_model_has(model, CPU_FEATURE_LEAF1_EDX + 9);
     e->bounce = aligned_alloc(64, BOUNCE_BYTES);
     e->blocks = block_cache_create(ram);
     int result = 0;

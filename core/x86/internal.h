@@ -100,6 +100,7 @@ struct emu {
     int hit_stop; /* ENGINE_STOP_WATCH, ENGINE_STOP_CATCH: the run has to end; 0: nothing was hit */
     position_t run_start;
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
+    bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
     unsigned table_writes;        /* to such pages since they were last forgotten */

@@ -135,6 +135,16 @@ static enum step boundary_failed(struct emu *e)
     return STEP_STOP;
 }
 
+/*
+ * CR8 and the local APIC's TPR are one register (SDM 3, 10.8.6.1): a write to TPR is a write to CR8. The vCPU does it itself, and so
+ * in a replay too.
+ */
+static bool is_task_priority(const struct emu *e, gpa_t gpa, unsigned size)
+{
+    return e->has_local_apic && (e->cpu.apic_base & APIC_BASE_ENABLE) && size == 4 &&
+           gpa == (e->cpu.apic_base & ~PAGE_MASK) + APIC_TPR_OFFSET;
+}
+
 static enum step mmio_piece(struct emu *e, gpa_t gpa, uint8_t *data, unsigned size, bool write)
 {
     const struct boundary_ops *ops = e->boundary->ops;
@@ -143,16 +153,21 @@ static enum step mmio_piece(struct emu *e, gpa_t gpa, uint8_t *data, unsigned si
     /* The boundary's code may use the host's x87 registers; the instruction (MMX) needs the guest's in them. */
     bool live = e->x87_live;
     x87_sync(e);
+    uint64_t cr8 = e->cpu.cr8;
     if (write) {
         memcpy(&value, data, size);
+        if (unlikely(is_task_priority(e, gpa, size)))
+            e->cpu.cr8 = value >> 4 & 0xf;
         result = ops->mmio_write(e->boundary, e->position, gpa, size, value);
     } else {
         result = ops->mmio_read(e->boundary, e->position, gpa, size, &value);
     }
     if (live)
         x87_load(e);
-    if (result < 0)
+    if (result < 0) {
+        e->cpu.cr8 = cr8;
         return boundary_failed(e);
+    }
     if (result == BOUNDARY_STOP)
         e->boundary_stop = true;
     if (!write)

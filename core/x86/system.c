@@ -226,12 +226,18 @@ static enum step op_invpcid(struct emu *e, const struct plan *p)
 
 /* ---- CPUID, SWAPGS, FSGSBASE ---- */
 
+/* EDX of leaves 1 and 0x80000001: there is no local APIC while it is disabled (SDM 3, 10.4.2). */
+#define CPUID_APIC (1u << 9)
+
 static enum step op_cpuid(struct emu *e, const struct plan *p)
 {
     uint32_t out[4];
     uint64_t *gpr = e->cpu.gpr;
     (void)p;
     cpu_model_cpuid(e->model, (uint32_t)gpr[GPR_RAX], (uint32_t)gpr[GPR_RCX], e->cpu.cr4, e->cpu.xcr0, out);
+    bool apic_leaf = (uint32_t)gpr[GPR_RAX] == 1 || (uint32_t)gpr[GPR_RAX] == 0x80000001;
+    if (apic_leaf && !(e->cpu.apic_base & APIC_BASE_ENABLE))
+        out[3] &= ~CPUID_APIC;
     gpr[GPR_RAX] = out[0];
     gpr[GPR_RBX] = out[1];
     gpr[GPR_RCX] = out[2];
