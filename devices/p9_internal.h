@@ -69,7 +69,7 @@ struct p9_server {
 
 /* ---- p9_wire.c ---- */
 
-/* What is left of a request. Reading beyond its end gives zeros, and is remembered. */
+/* What is left of a request. Reading beyond its end gives zeros, from then on, and is remembered. */
 struct p9_reader {
     const uint8_t *at, *end;
     bool failed;

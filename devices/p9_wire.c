@@ -11,7 +11,7 @@
 
 const uint8_t *p9_get_bytes(struct p9_reader *r, size_t count)
 {
-    if (count > (size_t)(r->end - r->at)) {
+    if (r->failed || count > (size_t)(r->end - r->at)) {
         r->failed = true;
         return NULL;
     }
