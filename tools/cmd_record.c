@@ -2,6 +2,7 @@
 #include "tools/commands.h"
 #include "tools/console.h"
 #include "tools/interrupt.h"
+#include "tools/record_devices.h"
 #include "tools/record_report.h"
 #include "tools/session.h"
 #include "tools/status.h"
@@ -19,6 +20,7 @@ enum { DEFAULT_RAM_MIB = 128 };
 /* One run of the command. */
 struct recording {
     struct record_options options;
+    struct record_devices devices;
     const char *serial; /* "stdio", "null" or a file's name */
     bool exit_code, seal, engine_auto;
     char *default_path;
@@ -94,6 +96,8 @@ static int parse(struct recording *r, const struct arguments *a)
     if ((o->trace_path && !o->trace_path[0]) || !r->serial[0] || !o->guest_path[0])
         return usage_error(a->command, "a file name is empty");
     int status = parse_numbers(a, o);
+    if (status == STATUS_OK)
+        status = record_devices_parse(&r->devices, a, &o->board);
     if (status == STATUS_OK && o->max_steps && o->engine == RECORD_ENGINE_KVM)
         return usage_error(a->command, "--max-steps needs --engine emu: KVM cannot count instructions");
     if (status == STATUS_OK && !o->trace_path)
@@ -107,6 +111,14 @@ static bool same_file(const char *a, const struct stat *b)
     return a && stat(a, &s) == 0 && s.st_dev == b->st_dev && s.st_ino == b->st_ino;
 }
 
+static bool is_a_disk(const struct record_devices *d, const struct stat *s)
+{
+    for (size_t i = 0; i < d->disk_count; i++)
+        if (same_file(d->disks[i].path, s))
+            return true;
+    return false;
+}
+
 /* The trace must not be the guest, and an existing file is only replaced when that was asked for. */
 static bool trace_path_is_free(const struct recording *r)
 {
@@ -114,8 +126,8 @@ static bool trace_path_is_free(const struct recording *r)
     struct stat s;
     if (lstat(o->trace_path, &s))
         return true; /* any other problem shows when the file is created */
-    if (stat(o->trace_path, &s) == 0 &&
-        (same_file(o->guest_path, &s) || same_file(o->initrd_path, &s) || same_file(r->serial, &s))) {
+    if (stat(o->trace_path, &s) == 0 && (same_file(o->guest_path, &s) || same_file(o->initrd_path, &s) ||
+                                         same_file(r->serial, &s) || is_a_disk(&r->devices, &s))) {
         message("%s: the trace cannot have the name of one of its inputs; choose another with -o FILE",
                 o->trace_path);
         return false;
@@ -264,6 +276,7 @@ static int run(const struct arguments *arguments)
         status = trace_path_is_free(&r) ? record(&r) : STATUS_FAILURE;
     }
     free(r.default_path);
+    record_devices_free(&r.devices);
     return status;
 }
 
@@ -309,6 +322,14 @@ static const struct option_spec options[] = {
     {.name = "initrd",
      .value = "FILE",
      .text = "A Linux guest's initial RAM disk; a Multiboot guest's first module."},
+    {.name = "disk",
+     .value = "FILE[,ro][,write-through]",
+     .repeatable = true,
+     .text = "A disk for the guest, at most 16 times: virtio, /dev/vda for the first in Linux. FILE is a "
+             "raw image of whole 512-byte sectors, a block device, or a qcow2 image (that needs the package "
+             "qemu-utils). What the guest writes goes to a temporary file in TMPDIR or /var/tmp, and is gone "
+             "afterwards; FILE does not change. write-through: it goes to FILE, which nobody else may be "
+             "using. ro: the guest is told that it cannot write. The trace replays without FILE."},
     {.name = "append", .value = "STRING", .text = "The guest's command line."},
     {.name = "timeout",
      .value = "SECONDS",
