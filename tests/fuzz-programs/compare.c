@@ -19,6 +19,10 @@ static void forgive(struct isa_result *native, const struct isa_result *guest)
     bool wraps = native->vector == VEC_GP || native->vector == VEC_SS;
     if (wraps && guest->vector == VEC_PF && from_end - 1 < 31)
         *native = (struct isa_result){native->state, VEC_PF, guest->error_code, guest->cr2};
+    /* Under a hypervisor that emulates INT1, RIP stays where it was; a trap's is after the instruction (SDM 2, INT1). */
+    uint64_t ahead = guest->state.rip - native->state.rip;
+    if (native->vector == VEC_DB && guest->vector == VEC_DB && ahead <= ITEM_BYTES)
+        native->state.rip = guest->state.rip;
     uint32_t host = native->state.fpu.mxcsr;
     if (native->vector == VEC_XM && guest->vector == VEC_XM && (host & MXCSR_OE_UE))
         native->state.fpu.mxcsr = (host & ~MXCSR_PE) | (guest->state.fpu.mxcsr & MXCSR_PE);

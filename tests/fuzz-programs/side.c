@@ -226,7 +226,7 @@ void side_base_state(bool long_mode, struct vcpu_state *s)
     vcpu_state_reset(s);
     s->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     s->cr3 = GPA_PML4;
-    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    s->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_UMIP;
     s->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
     s->lstar = s->cstar = SYSCALL_ENTRY;
     s->star = 0x23ull << 48 | 0x08ull << 32;
@@ -238,6 +238,7 @@ void side_base_state(bool long_mode, struct vcpu_state *s)
     s->seg[SEG_CS] = (struct segment){.selector = 0x33, .limit = 0xffffffff, .rights = 0xa0fb};
     if (!long_mode)
         s->seg[SEG_CS] = (struct segment){.selector = 0x23, .limit = 0xffffffff, .rights = 0xc0fb};
+    s->ldtr = (struct segment){0};
     s->tr = (struct segment){.selector = 0x40, .base = KERNEL + GPA_TSS, .limit = 0x67, .rights = 0x8b};
     s->gdtr = (struct descriptor_table){.base = KERNEL + GPA_GDT, .limit = 0xff};
     s->idtr = (struct descriptor_table){.base = KERNEL + GPA_IDT, .limit = 0xfff};
@@ -300,7 +301,7 @@ enum side_end side_run(struct side *s, const struct vcpu_state *in, struct isa_r
     struct error err = {0};
     struct vcpu_state start = *in;
     if (s->kvm) {
-        start.cr4 &= ~CR4_OSXSAVE;
+        start.cr4 &= ~(CR4_OSXSAVE | CR4_UMIP);
         start.xcr0 = 1;
     }
     memset(out, 0, sizeof *out);

@@ -86,6 +86,35 @@ static bool overwrites_repetition(const struct child *c, const struct program *p
     return false;
 }
 
+/*
+ * A program that made itself an instruction of which the host says something else: SGDT, SIDT, SLDT, STR and SMSW, for which
+ * the host's kernel answers in place of the CPU (UMIP), and what is undefined in the CPU model only.
+ */
+static bool ends_at_host_specific(const struct child *c, const struct program *p)
+{
+    uint64_t at = c->emu_result.state.rip - ISA_CODE;
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction insn;
+    if (at >= ISA_CODE_BYTES)
+        return false;
+    if (c->emu_result.vector == VEC_UD)
+        return !isa_undefined_is_compared(c->emu_code + at, (unsigned)(ISA_CODE_BYTES - at));
+    isa_init_decoder(&decoder, p->long_mode);
+    if (c->emu_result.vector != VEC_GP || !ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+                                              &decoder, NULL, c->emu_code + at, ISA_CODE_BYTES - at, &insn)))
+        return false;
+    switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* The emulator comes first: it tells whether the program ends. */
 static enum verdict run_emulator(struct child *c, const struct program *p, char *text, size_t size)
 {
@@ -98,7 +127,7 @@ static enum verdict run_emulator(struct child *c, const struct program *p, char 
     memcpy(c->emu_data, side_data(c->emu), ISA_DATA_BYTES);
     memcpy(c->emu_code, side_code(c->emu), ISA_CODE_BYTES);
     if (end == SIDE_ENDED)
-        return overwrites_repetition(c, p) ? DISCARDED : SAME;
+        return overwrites_repetition(c, p) || ends_at_host_specific(c, p) ? DISCARDED : SAME;
     append_text(text, size, "the emulator: %s\n", message);
     return DIFFERENT;
 }

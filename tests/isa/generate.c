@@ -162,11 +162,7 @@ static bool vex_is_compared(const uint8_t *b, unsigned n)
     return map != 3 || (opcode > 1 && (opcode & 0xfc) != 0x30);
 }
 
-/*
- * Bytes that Zydis calls undefined can be compared, but for what other models of CPUs have there: LOCK MOV CR0 (AMD), the
- * system groups 0F 00 and 0F 01, AVX-512 with its mask registers, and 3DNow; and for the entries of the host's kernel.
- */
-static bool invalid_is_compared(const uint8_t *b, unsigned n)
+bool isa_undefined_is_compared(const uint8_t *b, unsigned n)
 {
     unsigned i = 0;
     while (i < n && (b[i] == 0x66 || b[i] == 0x67 || (b[i] & 0xfe) == 0xf2 || b[i] == 0xf0 ||
@@ -207,7 +203,7 @@ static bool finish(struct isa_random *r, const struct isa_forms *forms, enum isa
     if (!c->valid) {
         if (isa_one_in(r, 8))
             put_across(r, c, 15);
-        return invalid_is_compared(c->bytes, c->length);
+        return isa_undefined_is_compared(c->bytes, c->length);
     }
     c->length = a.insn.length;
     c->mnemonic = (unsigned)a.insn.mnemonic;

@@ -179,6 +179,11 @@ bool isa_generate_opcode(struct isa_random *r, const struct isa_forms *forms, un
 bool isa_generate_bytes(struct isa_random *r, const struct isa_forms *forms, const uint8_t *bytes,
                         unsigned length, enum isa_place place, const struct vcpu_state *base,
                         struct isa_case *out);
+/*
+ * Bytes that are undefined can be compared, but for what other models of CPUs have there: LOCK MOV CR0 (AMD), the
+ * system groups 0F 00 and 0F 01, AVX-512 with its mask registers, and 3DNow; and for the entries of the host's kernel.
+ */
+bool isa_undefined_is_compared(const uint8_t *bytes, unsigned length);
 void isa_fill_memory(struct isa_random *r, uint8_t *data, size_t length);
 
 /* ---- regressions.c: instructions that once went wrong ---- */
