@@ -331,6 +331,20 @@ static const struct option_spec options[] = {
              "afterwards; FILE does not change. write-through: it goes to FILE, which nobody else may be "
              "using. ro: the guest is told that it cannot write. The trace replays without FILE."},
     {.name = "append", .value = "STRING", .text = "The guest's command line."},
+    {.name = "net",
+     .value = "user[,hostfwd=...]",
+     .text = "A network card on a network of dejavm's own: DHCP gives the guest 10.0.2.15, the host is "
+             "10.0.2.2 (what listens at "
+             "127.0.0.1 is reached there), the name server 10.0.2.3. "
+             "hostfwd=tcp:[HOSTADDR]:PORT-[GUESTADDR]:PORT, any number of times, or udp:..., forwards a port "
+             "of the host to the "
+             "guest; HOSTADDR is 127.0.0.1 unless given."},
+    {.name = "share",
+     .value = "DIR[,tag=NAME][,ro]",
+     .repeatable = true,
+     .text = "A folder of the host for the guest: mount -t 9p -o trans=virtio,version=9p2000.L NAME /mnt. "
+             "NAME is share (share2, "
+             "...) unless given; ro: the guest cannot change it."},
     {.name = "timeout",
      .value = "SECONDS",
      .text = "Stop after this much time on the host's clock; may have a fraction."},
