@@ -214,6 +214,11 @@ bool cpu_model_has(const struct cpu_model *model, unsigned feature)
     return (value[r->index] & BIT(feature % 32)) != 0;
 }
 
+bool cpu_model_hides_features(const struct cpu_model *model)
+{
+    return !cpu_model_has(model, L1D(4));
+}
+
 static const struct feature *find_feature(unsigned id)
 {
     for (size_t i = 0; i < ARRAY_LEN(features); i++)

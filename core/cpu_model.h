@@ -69,6 +69,12 @@ enum cpu_feature { /* register of leaf 1, 7.0, 0x80000001, 0xd.1 in bits 5..7 an
 /* feature: one of the above plus a bit number, e.g. CPU_FEATURE_LEAF1_ECX + 30 (RDRAND). */
 bool cpu_model_has(const struct cpu_model *model, unsigned feature);
 
+/*
+ * True for a model of hardware that has more than CPUID says (profile kvm): nothing keeps a guest from executing RDRAND, LZCNT
+ * or TZCNT, or from setting CR4.MCE. Told by the TSC, which no 64-bit CPU lacks.
+ */
+bool cpu_model_hides_features(const struct cpu_model *model);
+
 /* -ENOTSUP and a message naming each feature the host CPU lacks but the emulator executes natively. */
 int cpu_model_check_host(const struct cpu_model *model, struct error *err) must_check;
 

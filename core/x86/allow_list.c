@@ -9,6 +9,10 @@
 
 #define XSAV(bit) (CPU_FEATURE_XSAVE_EAX + (bit))
 
+#define FEATURE_BMI1   EBX7(3)
+#define FEATURE_LAHF64 (CPU_FEATURE_EXT1_ECX + 0)
+#define FEATURE_LZCNT  (CPU_FEATURE_EXT1_ECX + 5)
+
 struct isa_feature {
     ZydisISASet isa_set;
     bool always;      /* part of every x86-64 CPU, or its handler decides by itself */
@@ -28,18 +32,11 @@ static const struct isa_feature isa_features[] = {
     {ZYDIS_ISA_SET_PPRO, true, 0},
     {ZYDIS_ISA_SET_LONGMODE, true, 0},
     {ZYDIS_ISA_SET_AMD, true, 0},
-    {ZYDIS_ISA_SET_LAHF, true, 0},
-    {ZYDIS_ISA_SET_CMOV, true, 0},
+    {ZYDIS_ISA_SET_CMOV, false, EDX1(15)},
     {ZYDIS_ISA_SET_FAT_NOP, true, 0},
     {ZYDIS_ISA_SET_PAUSE, true, 0},
     {ZYDIS_ISA_SET_PREFETCH_NOP, true, 0},
     {ZYDIS_ISA_SET_RDPMC, true, 0},
-    /* The boundary answers for these, and knows more than CPUID says. */
-    {ZYDIS_ISA_SET_RDRAND, true, 0},
-    {ZYDIS_ISA_SET_RDSEED, true, 0},
-    {ZYDIS_ISA_SET_RDTSCP, true, 0},
-    /* F3 before BSF/BSR: what the host does, for every host that can run the model has them. */
-    {ZYDIS_ISA_SET_LZCNT, true, 0},
     {ZYDIS_ISA_SET_X87, false, EDX1(0)},
     {ZYDIS_ISA_SET_FCMOV, false, EDX1(15)},
     {ZYDIS_ISA_SET_CLFSH, false, EDX1(19)},
@@ -70,7 +67,7 @@ static const struct isa_feature isa_features[] = {
     {ZYDIS_ISA_SET_F16C, false, ECX1(29)},
 
     {ZYDIS_ISA_SET_RDWRFSGS, false, EBX7(0)},
-    {ZYDIS_ISA_SET_BMI1, false, EBX7(3)},
+    {ZYDIS_ISA_SET_BMI1, false, FEATURE_BMI1},
     {ZYDIS_ISA_SET_AVX2, false, EBX7(5)},
     {ZYDIS_ISA_SET_AVX2GATHER, false, EBX7(5)},
     {ZYDIS_ISA_SET_BMI2, false, EBX7(8)},
@@ -88,6 +85,24 @@ static const struct isa_feature isa_features[] = {
     {ZYDIS_ISA_SET_XSAVES, false, XSAV(3)},
 };
 
+/* What hardware executes whatever CPUID says. That a replay knows what it read, the boundary sees to. */
+static const struct isa_feature unhideable[] = {
+    {ZYDIS_ISA_SET_RDRAND, false, ECX1(30)},
+    {ZYDIS_ISA_SET_RDSEED, false, EBX7(18)},
+    {ZYDIS_ISA_SET_RDTSCP, false, CPU_FEATURE_EXT1_EDX + 27},
+    {ZYDIS_ISA_SET_LZCNT, false, FEATURE_LZCNT},
+};
+
+bool allow_list_has_lzcnt(const struct cpu_model *model)
+{
+    return cpu_model_hides_features(model) || cpu_model_has(model, FEATURE_LZCNT);
+}
+
+bool allow_list_has_tzcnt(const struct cpu_model *model)
+{
+    return cpu_model_hides_features(model) || cpu_model_has(model, FEATURE_BMI1);
+}
+
 bool allow_list_model_has(const struct cpu_model *model, const ZydisDecodedInstruction *insn)
 {
     if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
@@ -96,8 +111,15 @@ bool allow_list_model_has(const struct cpu_model *model, const ZydisDecodedInstr
                insn->meta.category == ZYDIS_CATEGORY_PREFETCH;
     bool legacy = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     if ((legacy && insn->meta.category == ZYDIS_CATEGORY_PREFETCH) || insn->mnemonic == ZYDIS_MNEMONIC_UD0 ||
-        insn->mnemonic == ZYDIS_MNEMONIC_UD1 || (legacy && insn->mnemonic == ZYDIS_MNEMONIC_TZCNT))
+        insn->mnemonic == ZYDIS_MNEMONIC_UD1)
         return true;
+    if (legacy && insn->mnemonic == ZYDIS_MNEMONIC_TZCNT)
+        return allow_list_has_tzcnt(model);
+    if (insn->meta.isa_set == ZYDIS_ISA_SET_LAHF)
+        return insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || cpu_model_has(model, FEATURE_LAHF64);
+    for (size_t i = 0; i < ARRAY_LEN(unhideable); i++)
+        if (unhideable[i].isa_set == insn->meta.isa_set)
+            return cpu_model_hides_features(model) || cpu_model_has(model, unhideable[i].feature);
     /* VEX forms of AES and PCLMULQDQ need AVX as well. */
     if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && insn->meta.isa_set != ZYDIS_ISA_SET_BMI1 &&
         insn->meta.isa_set != ZYDIS_ISA_SET_BMI2 && !cpu_model_has(model, ECX1(28)))

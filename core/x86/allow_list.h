@@ -11,6 +11,10 @@
 /* False: the CPU model does not advertise the instruction's extension, so it is #UD. */
 bool allow_list_model_has(const struct cpu_model *model, const ZydisDecodedInstruction *insn);
 
+/* Whether F3 in front of BSR and BSF makes them LZCNT and TZCNT; else it means nothing. */
+bool allow_list_has_lzcnt(const struct cpu_model *model);
+bool allow_list_has_tzcnt(const struct cpu_model *model);
+
 /*
  * True when the host CPU may execute this instruction inside a stub: it computes on general, x87, MMX, SSE or AVX registers
  * and at most one explicit memory operand, and does nothing else. Operands are all operands, hidden ones included.

@@ -1,9 +1,6 @@
 /* Writes to CR0, CR3, CR4 and RFLAGS, with the mode switches they make (SDM 3, 2.5, 4.1, 9.8; SDM 2, MOV CR). */
 #include "core/x86/protect.h"
 
-#define CR0_KNOWN                                                                                            \
-    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-
 static enum step refused(struct emu *e)
 {
     return raise_exception_code(e, VEC_GP, 0);
@@ -66,26 +63,37 @@ enum step write_cr3(struct emu *e, uint64_t value)
     return STEP_NEXT;
 }
 
-/*
- * Bits of features that every 64-bit processor has can be set even where the CPU model hides the feature: hardware
- * that runs a guest with this model cannot hide them. The others come with their CPUID feature.
- */
-#define CR4_ALWAYS                                                                                           \
-    (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR |   \
-     CR4_OSXMMEXCPT)
-
+/* What CPUID bit a bit of CR4 comes with (SDM 3, 2.5). */
 static const struct {
     uint64_t bit;
     unsigned feature;
 } cr4_features[] = {
-    {CR4_UMIP, CPU_FEATURE_LEAF7_ECX + 2},   {CR4_FSGSBASE, CPU_FEATURE_LEAF7_EBX + 0},
-    {CR4_PCIDE, CPU_FEATURE_LEAF1_ECX + 17}, {CR4_OSXSAVE, CPU_FEATURE_LEAF1_ECX + 26},
-    {CR4_SMEP, CPU_FEATURE_LEAF7_EBX + 7},   {CR4_SMAP, CPU_FEATURE_LEAF7_EBX + 20},
+    {CR4_VME, CPU_FEATURE_LEAF1_EDX + 1},     {CR4_PVI, CPU_FEATURE_LEAF1_EDX + 1},
+    {CR4_DE, CPU_FEATURE_LEAF1_EDX + 2},      {CR4_PSE, CPU_FEATURE_LEAF1_EDX + 3},
+    {CR4_TSD, CPU_FEATURE_LEAF1_EDX + 4},     {CR4_PAE, CPU_FEATURE_LEAF1_EDX + 6},
+    {CR4_MCE, CPU_FEATURE_LEAF1_EDX + 7},     {CR4_PGE, CPU_FEATURE_LEAF1_EDX + 13},
+    {CR4_OSFXSR, CPU_FEATURE_LEAF1_EDX + 24}, {CR4_OSXMMEXCPT, CPU_FEATURE_LEAF1_EDX + 25},
+    {CR4_UMIP, CPU_FEATURE_LEAF7_ECX + 2},    {CR4_FSGSBASE, CPU_FEATURE_LEAF7_EBX + 0},
+    {CR4_PCIDE, CPU_FEATURE_LEAF1_ECX + 17},  {CR4_OSXSAVE, CPU_FEATURE_LEAF1_ECX + 26},
+    {CR4_SMEP, CPU_FEATURE_LEAF7_EBX + 7},    {CR4_SMAP, CPU_FEATURE_LEAF7_EBX + 20},
 };
+
+/* Bits of features that every 64-bit processor has, and that hardware cannot hide (core/cpu_model.h). */
+#define CR4_ALWAYS                                                                                           \
+    (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_OSFXSR |             \
+     CR4_OSXMMEXCPT)
+
+uint64_t cr4_implemented(void)
+{
+    uint64_t bits = CR4_PCE;
+    for (unsigned i = 0; i < ARRAY_LEN(cr4_features); i++)
+        bits |= cr4_features[i].bit;
+    return bits;
+}
 
 static uint64_t cr4_known(const struct emu *e)
 {
-    uint64_t known = CR4_ALWAYS;
+    uint64_t known = CR4_PCE | (cpu_model_hides_features(e->model) ? CR4_ALWAYS : 0);
     for (unsigned i = 0; i < ARRAY_LEN(cr4_features); i++)
         if (cpu_model_has(e->model, cr4_features[i].feature))
             known |= cr4_features[i].bit;

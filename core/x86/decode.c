@@ -5,7 +5,7 @@
 #include "core/x86/allow_list.h"
 #include "core/x86/stub.h"
 
-static void init_decoder(ZydisDecoder *decoder, unsigned code_size)
+static void init_decoder(ZydisDecoder *decoder, const struct cpu_model *model, unsigned code_size)
 {
     switch (code_size) {
     case 8:
@@ -23,6 +23,9 @@ static void init_decoder(ZydisDecoder *decoder, unsigned code_size)
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_WBNOINVD, ZYAN_FALSE);
+    /* F3 in front of BSR and BSF means nothing to a CPU that has not got these. */
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_LZCNT, allow_list_has_lzcnt(model));
+    ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_TZCNT, allow_list_has_tzcnt(model));
     /* 66 in front of a branch in 64-bit code: 16 bits, as the model's vendor has it. */
     ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
 }
@@ -292,7 +295,7 @@ int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned cod
     out->scale = 1;
     out->reg[0] = out->reg[1] = out->reg[2] = PLAN_NO_REG;
 
-    init_decoder(&decoder, code_size);
+    init_decoder(&decoder, e->model, code_size);
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, length, &insn, operands);
     if (!ZYAN_SUCCESS(status))
         return decode_undefined(bytes, length, out);

@@ -11,6 +11,7 @@
 
 #include "core/x86/block.h"
 #include "core/x86/code_arena.h"
+#include "core/x86/protect.h"
 #include "core/x86/stub.h"
 
 #define PENDING_BS 0x40u
@@ -439,37 +440,10 @@ static const struct vcpu_state *emu_state(struct engine *engine)
     return &e->cpu;
 }
 
-/* RFLAGS bits that exist. */
-#define RFLAGS_KNOWN                                                                                         \
-    (RFLAGS_STATUS | RFLAGS_FIXED | RFLAGS_TF | RFLAGS_IF | RFLAGS_DF | RFLAGS_IOPL | RFLAGS_NT |            \
-     RFLAGS_RF | RFLAGS_VM | RFLAGS_AC | RFLAGS_VIF | RFLAGS_VIP | RFLAGS_ID)
-
-/* States come from trace files too: what no vCPU can be in is refused, so that the rest need not expect it. */
-static const char *impossible(const struct vcpu_state *s)
-{
-    bool paging = s->cr0 & CR0_PG, long_active = paging && (s->efer & EFER_LME);
-    if ((s->rflags & ~RFLAGS_KNOWN) || !(s->rflags & RFLAGS_FIXED))
-        return "RFLAGS has reserved bits set";
-    if (paging && !(s->cr0 & CR0_PE))
-        return "CR0.PG is set without PE";
-    if (long_active != ((s->efer & EFER_LMA) != 0))
-        return "EFER.LMA does not agree with EFER.LME and CR0.PG";
-    if (long_active && !(s->cr4 & CR4_PAE))
-        return "long mode without CR4.PAE";
-    if ((s->rflags & RFLAGS_VM) && (long_active || !(s->cr0 & CR0_PE)))
-        return "RFLAGS.VM is set outside of protected mode";
-    if (s->shadow > SHADOW_MOV_SS || s->nmi_blocked > 1 || s->activity > ACTIVITY_SHUTDOWN ||
-        (s->pending_debug & ~0x4fu))
-        return "an interruptibility or activity field is out of range";
-    return NULL;
-}
-
 static int emu_set_state(struct engine *engine, const struct vcpu_state *state, struct error *err)
 {
     struct emu *e = emu_of(engine);
-    const char *reason = impossible(state);
-    if (!reason && (state->fpu.mxcsr & ~(e->model->mxcsr_mask & cpu_host_mxcsr_mask())))
-        reason = "MXCSR has bits set that the CPU model or this host's CPU lacks";
+    const char *reason = state_impossible(e, state);
     if (reason)
         return error_set(err, -EINVAL, "a vCPU state cannot be loaded: %s", reason);
     e->x87_live = false;

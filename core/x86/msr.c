@@ -124,7 +124,7 @@ static enum step write_efer(struct emu *e, uint64_t value)
 }
 
 /* Each byte a memory type: 0, 1, 4, 5, 6, 7 (SDM 3, 11.12.2). */
-static bool pat_is_valid(uint64_t value)
+bool pat_is_valid(uint64_t value)
 {
     for (unsigned i = 0; i < 64; i += 8) {
         unsigned type = (value >> i) & 0xff;
@@ -134,7 +134,7 @@ static bool pat_is_valid(uint64_t value)
     return true;
 }
 
-static bool apic_base_is_valid(const struct emu *e, uint64_t value)
+bool apic_base_is_valid(const struct emu *e, uint64_t value)
 {
     return !(value >> e->physical_bits) && !(value & PAGE_MASK & ~APIC_BASE_WRITABLE_LOW);
 }

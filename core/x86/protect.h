@@ -264,8 +264,22 @@ enum step task_switch(struct emu *e, uint16_t selector, enum task_cause cause, u
 /* A segment register as virtual-8086 mode has it (SDM 3, 21.2.1). */
 void v86_load_segment(struct emu *e, unsigned seg, uint16_t selector);
 
+/* ---- control_registers.c, state_check.c ---- */
+
+#define CR0_KNOWN                                                                                            \
+    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
+#define DR6_WRITABLE ((uint64_t)0xe00f)
+#define DR7_WRITABLE ((uint64_t)0xffff23ff)
+
+/* The bits of CR4 that mean something to the emulator, in whatever CPU model. */
+uint64_t cr4_implemented(void);
+/* Why no vCPU of the engine's model can be in this state, or NULL. */
+const char *state_impossible(const struct emu *e, const struct vcpu_state *s);
+
 /* ---- msr.c ---- */
 
+bool pat_is_valid(uint64_t value);
+bool apic_base_is_valid(const struct emu *e, uint64_t value);
 enum step read_msr(struct emu *e, uint32_t index, uint64_t *value);
 enum step write_msr(struct emu *e, uint32_t index, uint64_t value);
 /* Handlers (system_handlers). */

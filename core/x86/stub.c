@@ -347,12 +347,16 @@ int stub_generate(struct code_arena *arena, const ZydisDecodedInstruction *insn,
 
     uint8_t code[ZYDIS_MAX_INSTRUCTION_LENGTH];
     size_t length = insn->length;
-    if (insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && !u.memory && map.stack_pointer == NO_REGISTER)
+    bool as_it_is =
+        insn->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && !u.memory && map.stack_pointer == NO_REGISTER;
+    if (as_it_is)
         memcpy(code, bytes, length);
-    else
+    /* A prefix without a meaning for the guest may have one for the host: F3 in front of BSR. */
+    if (!as_it_is || !verify(insn, operands, &map, code, length)) {
         length = encode(insn, operands, &map, code);
-    if (length == 0 || !verify(insn, operands, &map, code, length))
-        return -ENOTSUP;
+        if (length == 0 || !verify(insn, operands, &map, code, length))
+            return -ENOTSUP;
+    }
 
     uint32_t used = u.gpr & ~(1u << GPR_RSP);
     used |= 1u << map.state;

@@ -128,9 +128,6 @@ static enum step op_mov_from_dr(struct emu *e, const struct plan *p)
     return STEP_NEXT;
 }
 
-#define DR6_WRITABLE ((uint64_t)0xe00f)
-#define DR7_WRITABLE ((uint64_t)0xffff23ff)
-
 static enum step op_mov_to_dr(struct emu *e, const struct plan *p)
 {
     unsigned dr = p->reg[0];

@@ -1,6 +1,7 @@
 /* The run loop: positions, limits, interrupts, landmarks, single-step, kicks. */
 #include "tests/emu/vm.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -421,20 +422,84 @@ static void a_triple_fault_ends_the_run(void **state)
     vm_destroy(vm);
 }
 
+#define AT(field) offsetof(struct vcpu_state, field)
+
+/* What is wrong when these bits of a good state are flipped, and what the message must name. */
+static const struct {
+    size_t at;
+    uint64_t flip;
+    const char *names;
+} impossible[] = {
+    {AT(rflags), 1ull << 40, "RFLAGS"},
+    {AT(rflags), RFLAGS_FIXED, "RFLAGS"},
+    {AT(rflags), RFLAGS_VM, "RFLAGS.VM"},
+    {AT(cr0), 1 << 6, "CR0"},
+    {AT(cr0), 1ull << 32, "CR0"},
+    {AT(cr0), CR0_NW, "CR0.NW"},
+    {AT(cr3), 1ull << 40, "CR3"},
+    {AT(cr4), 1 << 12, "CR4"}, /* LA57 */
+    {AT(cr4), 1 << 22, "CR4"}, /* PKE */
+    {AT(cr4), 1ull << 32, "CR4"},
+    {AT(cr4), CR4_PAE, "PAE"},
+    {AT(cr8), 16, "CR8"},
+    {AT(xcr0), 1, "XCR0"},    /* without x87 */
+    {AT(xcr0), 4, "XCR0"},    /* AVX without SSE */
+    {AT(xcr0), 8, "XCR0"},    /* MPX */
+    {AT(xcr0), 0xe0, "XCR0"}, /* AVX-512 */
+    {AT(xcr0), 1ull << 63, "XCR0"},
+    {AT(efer), EFER_LMA, "EFER.LMA"},
+    {AT(efer), 1 << 12, "EFER"}, /* SVME */
+    {AT(dr6), 1ull << 32, "DR6"},
+    {AT(dr7), 1 << 14, "DR7"},
+    {AT(seg[SEG_FS].base), 1ull << 47, "base"},
+    {AT(gdtr.base), 1ull << 50, "base"},
+    {AT(tr.base), 1ull << 63, "base"},
+    {AT(kernel_gs_base), 1ull << 48, "base"},
+    {AT(lstar), 1ull << 47, "entry point"},
+    {AT(sysenter_eip), 1ull << 47, "entry point"},
+    {AT(sfmask), 1ull << 32, "32 bits"},
+    {AT(tsc_aux), 1ull << 32, "32 bits"},
+    {AT(pat), 5, "PAT"}, /* memory type 3 */
+    {AT(apic_base), 1, "APIC_BASE"},
+};
+
 static void an_impossible_state_is_refused(void **state)
 {
     (void)state;
     struct vm *vm = create(program_nops, program_nops_end);
-    struct vcpu_state s = *vm_state(vm);
+    const struct vcpu_state good = *vm_state(vm);
+    const struct engine_ops *ops = vm->engine->ops;
+    struct vcpu_state s;
     struct error err = {0};
+    for (size_t i = 0; i < ARRAY_LEN(impossible); i++) {
+        s = good;
+        uint64_t value;
+        memcpy(&value, (uint8_t *)&s + impossible[i].at, 8);
+        value ^= impossible[i].flip;
+        memcpy((uint8_t *)&s + impossible[i].at, &value, 8);
+        assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+        assert_non_null(strstr(err.message, impossible[i].names));
+        assert_true(vcpu_state_equal(ops->state(vm->engine), &good));
+    }
+    s = good;
     s.fpu.mxcsr = 0x80000000;
-    assert_true(vm->engine->ops->set_state(vm->engine, &s, &err) < 0);
-    s = *vm_state(vm);
-    s.rflags |= 1ull << 40;
-    assert_true(vm->engine->ops->set_state(vm->engine, &s, &err) < 0);
-    s = *vm_state(vm);
-    s.efer &= ~EFER_LMA;
-    assert_true(vm->engine->ops->set_state(vm->engine, &s, &err) < 0);
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+    s = good;
+    s.seg[SEG_DS].rights |= 0x100;
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+    s = good;
+    s.seg[SEG_CS].rights |= SEGMENT_DB;
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+    s = good;
+    s.activity = ACTIVITY_SHUTDOWN + 1;
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+    /* AVX there is in this CPU model, and not in the one that KVM can show. */
+    s = good;
+    s.xcr0 = 7;
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), 0);
+    cpu_model_init(&vm->model, CPU_PROFILE_KVM);
+    assert_int_equal(ops->set_state(vm->engine, &s, &err), -EINVAL);
+    assert_int_equal(ops->set_state(vm->engine, &good, &err), 0);
     vm_run_to_halt(vm);
     vm_destroy(vm);
 }

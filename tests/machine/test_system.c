@@ -74,12 +74,15 @@ static void cr3_and_cr4_checks(void **state)
     static const struct {
         unsigned bit, feature;
     } features[] = {
-        {11, CPU_FEATURE_LEAF7_ECX + 2}, {16, CPU_FEATURE_LEAF7_EBX + 0},  {18, CPU_FEATURE_LEAF1_ECX + 26},
-        {20, CPU_FEATURE_LEAF7_EBX + 7}, {21, CPU_FEATURE_LEAF7_EBX + 20},
+        {0, CPU_FEATURE_LEAF1_EDX + 1},   {1, CPU_FEATURE_LEAF1_EDX + 1},  {2, CPU_FEATURE_LEAF1_EDX + 2},
+        {3, CPU_FEATURE_LEAF1_EDX + 3},   {4, CPU_FEATURE_LEAF1_EDX + 4},  {5, CPU_FEATURE_LEAF1_EDX + 6},
+        {6, CPU_FEATURE_LEAF1_EDX + 7},   {7, CPU_FEATURE_LEAF1_EDX + 13}, {9, CPU_FEATURE_LEAF1_EDX + 24},
+        {10, CPU_FEATURE_LEAF1_EDX + 25}, {11, CPU_FEATURE_LEAF7_ECX + 2}, {16, CPU_FEATURE_LEAF7_EBX + 0},
+        {18, CPU_FEATURE_LEAF1_ECX + 26}, {20, CPU_FEATURE_LEAF7_EBX + 7}, {21, CPU_FEATURE_LEAF7_EBX + 20},
     };
     for (unsigned bit = 0; bit < 64; bit++) {
         struct vcpu_state before = *s;
-        bool offered = bit <= 10; /* what every 64-bit processor has */
+        bool offered = bit == 8; /* PCE has no bit of its own */
         for (unsigned i = 0; i < ARRAY_LEN(features); i++)
             offered = offered || (features[i].bit == bit && cpu_model_has(&r->model, features[i].feature));
         enum step step = write_cr4(r->e, s->cr4 | (uint64_t)1 << bit);
@@ -95,6 +98,79 @@ static void cr3_and_cr4_checks(void **state)
         assert_int_equal(write_cr3(r->e, cr3 | 5 | (uint64_t)1 << 63), STEP_NEXT);
         assert_int_equal(s->cr3, cr3 | 5);
     }
+}
+
+/* Under KVM nothing hides what the CPU has: there these bits can be set, whatever CPUID says. */
+static void a_model_that_only_hides_features_has_the_cr4_bits_of_every_cpu(void **state)
+{
+    struct rig *r = *state;
+    rig_long(r, 0);
+    uint64_t cr4 = r->e->cpu.cr4;
+    GP0(write_cr4(r->e, cr4 | CR4_MCE));
+    GP0(write_cr4(r->e, cr4 | CR4_VME));
+    GP0(write_cr4(r->e, cr4 | CR4_PVI));
+    cpu_model_init(&r->model, CPU_PROFILE_KVM);
+    assert_int_equal(write_cr4(r->e, cr4 | CR4_MCE | CR4_TSD), STEP_NEXT);
+    GP0(write_cr4(r->e, cr4 | CR4_UMIP));
+}
+
+static void forget_feature(struct rig *r, uint32_t leaf, unsigned index, unsigned bit)
+{
+    for (unsigned i = 0; i < r->model.count; i++) {
+        struct cpuid_entry *x = &r->model.entry[i];
+        uint32_t *const out[] = {&x->eax, &x->ebx, &x->ecx, &x->edx};
+        if (x->leaf == leaf)
+            *out[index] &= ~(1u << bit);
+    }
+}
+
+static void instructions_come_with_their_cpuid_bits(void **state)
+{
+    struct rig *r = *state;
+    static const struct {
+        uint32_t leaf;
+        unsigned index, bit, length;
+        const char *bytes;
+    } cases[] = {
+        {1, 2, 30, 3, "\x0f\xc7\xf0"},          /* RDRAND */
+        {7, 1, 18, 3, "\x0f\xc7\xf8"},          /* RDSEED */
+        {0x80000001, 3, 27, 3, "\x0f\x01\xf9"}, /* RDTSCP */
+        {0x80000001, 2, 0, 1, "\x9f"},          /* LAHF in 64-bit mode */
+        {1, 3, 15, 3, "\x0f\x44\xc3"},          /* CMOVZ */
+    };
+    rig_long(r, 0);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_int_equal(rig_exec(r, cases[i].bytes, cases[i].length), STEP_NEXT);
+        forget_feature(r, cases[i].leaf, cases[i].index, cases[i].bit);
+        rig_assert_fault(r, rig_exec(r, cases[i].bytes, cases[i].length), VEC_UD, -1);
+    }
+    /* Without LZCNT and BMI1, F3 in front of BSR and BSF means nothing. */
+    static const char lzcnt[] = "\xf3\x0f\xbd\xc3", tzcnt[] = "\xf3\x0f\xbc\xc3", load[] = "\xf3\x0f\xbd\x03";
+    uint64_t *gpr = r->e->cpu.gpr;
+    gpr[GPR_RBX] = 0;
+    assert_int_equal(rig_exec(r, tzcnt, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 32);
+    gpr[GPR_RBX] = 0x100000;
+    rig_put32(r, 0x100000, 0x100000);
+    assert_int_equal(rig_exec(r, lzcnt, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 11);
+    forget_feature(r, 0x80000001, 2, 5);
+    forget_feature(r, 7, 1, 3);
+    assert_int_equal(rig_exec(r, lzcnt, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 20);
+    gpr[GPR_RAX] = 0;
+    assert_int_equal(rig_exec(r, load, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 20);
+    gpr[GPR_RBX] = 0;
+    gpr[GPR_RAX] = 77;
+    assert_int_equal(rig_exec(r, tzcnt, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 77); /* BSF of 0 leaves the destination */
+    assert_true(r->e->cpu.rflags & RFLAGS_ZF);
+    /* What KVM cannot hide is there all the same. */
+    cpu_model_init(&r->model, CPU_PROFILE_KVM);
+    assert_int_equal(rig_exec(r, tzcnt, 4), STEP_NEXT);
+    assert_int_equal(gpr[GPR_RAX], 32);
+    assert_int_equal(rig_exec(r, cases[0].bytes, cases[0].length), STEP_NEXT);
 }
 
 static void pae_checks_its_pdptes(void **state)
@@ -215,7 +291,7 @@ static void virtualization_and_smm_do_not_exist(void **state)
         unsigned length;
     } list[] = {
         {"\x0f\x01\xc1", 3}, {"\x0f\x01\xd9", 3}, {"\x0f\x01\xc2", 3}, {"\x0f\xaa", 2}, {"\x0f\x01\xd8", 3},
-        {"\x0f\x78\xc0", 3}, {"\x0f\x01\xdc", 3}, {"\x0f\xc7\x30", 3}, {"\x0f\x37", 2},
+        {"\x0f\x78\xc0\0", 5}, {"\x0f\x01\xdc", 3}, {"\x0f\xc7\x30", 3}, {"\x0f\x37", 2},
     };
     struct rig *r = *state;
     rig_long(r, 0);
@@ -369,6 +445,8 @@ int main(void)
         TEST(cr0_checks_and_mode_switches),
         TEST(wp_smap_and_paging_change_what_the_tlb_allows),
         TEST(cr3_and_cr4_checks),
+        TEST(a_model_that_only_hides_features_has_the_cr4_bits_of_every_cpu),
+        TEST(instructions_come_with_their_cpuid_bits),
         TEST(pae_checks_its_pdptes),
         TEST(mov_cr_and_dr),
         TEST(clac_and_stac_are_for_the_supervisor),

@@ -165,6 +165,11 @@ static uint64_t random_pointer(struct isa_random *r)
     }
 }
 
+static uint64_t canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16);
+}
+
 static void random_fpu(struct isa_random *r, struct fpu_state *f, uint32_t mxcsr_mask)
 {
     for (unsigned i = 0; i < sizeof f->ymm / 8; i++) {
@@ -202,21 +207,21 @@ static void random_registers(struct isa_random *r, struct start *s, uint32_t mxc
     for (unsigned i = 0; i < 4; i++)
         v->dr[i] = one_in(r, 2) ? random_pointer(r) : s->code_offset + below(r, 16);
     if (one_in(r, 16))
-        v->dr7 = DR7_FIXED | (isa_random(r) & 0xffff2bff);
+        v->dr7 = DR7_FIXED | (isa_random(r) & 0xffff23ff);
     random_fpu(r, &v->fpu, mxcsr_mask);
     v->gdtr = (struct descriptor_table){GDT, one_in(r, 8) ? (uint16_t)isa_random(r) : 0xff};
     v->idtr = (struct descriptor_table){IDT, one_in(r, 8) ? (uint16_t)isa_random(r) : 0xfff};
     if (one_in(r, 16))
-        v->idtr.base = random_pointer(r);
+        v->idtr.base = canonical(random_pointer(r));
     if (one_in(r, 16))
-        v->gdtr.base = random_pointer(r);
+        v->gdtr.base = canonical(random_pointer(r));
     v->tr = (struct segment){
         .selector = 0x40, .base = TSS, .limit = one_in(r, 4) ? 0x2067 : 0x67, .rights = 0x8b};
     v->lstar = v->cstar = SAFETY_CODE + below(r, 64);
     v->star = (0x1bull << 48 | 0x08ull << 32) ^ (one_in(r, 8) ? isa_random(r) : 0);
-    v->sfmask = isa_random(r);
+    v->sfmask = (uint32_t)isa_random(r);
     v->sysenter_cs = one_in(r, 4) ? 0 : 8;
-    v->sysenter_esp = random_pointer(r);
+    v->sysenter_esp = canonical(random_pointer(r));
     v->sysenter_eip = SAFETY_CODE + below(r, 64);
     v->kernel_gs_base = below(r, SAFETY_RAM_BYTES);
     v->shadow = one_in(r, 16) ? (uint8_t)below(r, 3) : SHADOW_NONE;
@@ -244,7 +249,7 @@ static void protected_segments(struct isa_random *r, struct start *s)
     for (unsigned i = 0; i < SEG_COUNT; i++)
         random_data_segment(r, &v->seg[i], cpl);
     for (unsigned i = SEG_FS; i <= SEG_GS && (wide || s->mode == MODE_COMPATIBILITY); i++)
-        v->seg[i].base = one_in(r, 2) ? 0 : (uint64_t)((int64_t)(random_pointer(r) << 16) >> 16);
+        v->seg[i].base = one_in(r, 2) ? 0 : canonical(random_pointer(r));
     uint16_t type = one_in(r, 4) ? 0xf : 0xb;
     uint16_t size = wide ? 0xa000 : s->mode == MODE_16BIT ? 0x8000 : 0xc000;
     v->seg[SEG_CS] = (struct segment){.selector = cpl ? 0x33 : 0x08,
