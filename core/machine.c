@@ -464,6 +464,11 @@ void machine_send_msi(struct machine *m, uint64_t address, uint32_t data)
         m->local_apic.message(m->local_apic.device, address, data);
 }
 
+bool machine_takes_msi(const struct machine *m)
+{
+    return m->local_apic.message != NULL;
+}
+
 void machine_end_of_interrupt(struct machine *m, uint8_t vector)
 {
     if (m->io_apic.end_of_interrupt)

@@ -225,6 +225,8 @@ void machine_set_irq(struct machine *m, unsigned irq, bool level);
  * mode. Any other address, and a board without a local APIC: nothing happens.
  */
 void machine_send_msi(struct machine *m, uint64_t address, uint32_t data);
+/* There is a local APIC, attached before the devices that ask: without one they have no MSI to offer. */
+bool machine_takes_msi(const struct machine *m);
 /* A level-triggered interrupt of that vector has been served: the local APIC's broadcast. */
 void machine_end_of_interrupt(struct machine *m, uint8_t vector);
 

@@ -1,6 +1,7 @@
 /*
- * Virtio over PCI, virtio 4.1: modern devices only. One memory BAR with a page for each of the four structures, MSI-X in another, and
- * the capability by which firmware reaches the BAR through configuration space.
+ * Virtio over PCI, virtio 4.1: modern devices only. One memory BAR with a page for each of the four structures, MSI-X in another
+ * (where there is a local APIC: Linux warns of what it cannot use), and the capability by which firmware reaches the BAR through
+ * configuration space.
  */
 #include "devices/virtio/internal.h"
 
@@ -381,7 +382,7 @@ int virtio_pci_attach(struct machine *m, struct pci_bus *bus, const struct virti
         status = virtio_create(&p->device, m, instance, &transport, err);
     if (status == 0)
         status = pci_add_memory_bar(p->function, REGISTER_BAR, REGISTER_BYTES, bar_read, bar_write, err);
-    if (status == 0)
+    if (status == 0 && machine_takes_msi(m))
         status = pci_add_msix(p->function, MSIX_BAR, type->queues + 1, err);
     if (status == 0)
         status = add_capabilities(p, instance, err);

@@ -225,6 +225,23 @@ static void interrupts_go_by_line_until_msix_is_on(void **state)
     assert_int_equal(machine_mmio_read(g->r->m, g->v.isr, 1), 0);
 }
 
+/* Linux complains of a device with MSI-X where there is nobody who takes its messages. */
+static void without_a_local_apic_there_is_no_msix(void **state)
+{
+    (void)state;
+    struct machine *m;
+    struct pci_bus *bus;
+    struct rig r = {0};
+    struct error err;
+    assert_int_equal(machine_create(&m, NULL, NULL, &err), 0);
+    assert_int_equal(pci_bus_attach(m, &bus, &err), 0);
+    assert_int_equal(virtio_rng_attach(m, bus, &err), 0);
+    r.m = m;
+    for (unsigned cap = config_read(&r, 1, 0x34, 1); cap; cap = config_read(&r, 1, cap + 1, 1))
+        assert_int_equal(config_read(&r, 1, cap, 1), 0x09);
+    machine_destroy(m);
+}
+
 static void the_bar_can_be_reached_through_configuration_space(void **state)
 {
     struct rng *g = *state;
@@ -742,6 +759,7 @@ int main(void)
         VIRTIO_TEST(a_queue_is_fixed_once_it_is_enabled),
         VIRTIO_TEST(queues_that_cannot_be_are_refused),
         VIRTIO_TEST(interrupts_go_by_line_until_msix_is_on),
+        cmocka_unit_test(without_a_local_apic_there_is_no_msix),
         VIRTIO_TEST(the_bar_can_be_reached_through_configuration_space),
         VIRTIO_TEST(without_bus_mastering_ram_is_left_alone),
         VIRTIO_TEST(a_request_costs_few_writes),
