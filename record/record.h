@@ -82,6 +82,7 @@ struct recorder_stop {
     enum recorder_stop_reason reason;
     struct engine_hit hit; /* WATCH, CATCH */
     struct event event;    /* EVENT; without what it points to */
+    uint64_t steps;        /* transitions made; only where the vCPU ran in the emulator */
 };
 
 /*
@@ -91,11 +92,12 @@ struct recorder_stop {
 struct recorder_request {
     const struct engine_points *points;                           /* NULL: none */
     bool (*want_event)(void *context, const struct event *event); /* NULL: no event stops it */
+    void *event_context;
     uint64_t steps; /* at most so many transitions (a device's writes to RAM may add some); 0: no limit */
     bool break_at_start;    /* a break address where the vCPU stands counts too */
     bool instruction_first; /* after BREAK: the instruction is executed before an interrupt is delivered */
     bool (*interrupted)(void *context); /* asked about every 10 ms; true ends the run; NULL: never */
-    void *context;                      /* of both functions */
+    void *context;                      /* of interrupted */
 };
 
 /* After a failure, but for one of moving the vCPU, the recorder can only be finished, which fails in the same way. */

@@ -15,7 +15,7 @@ static void catch_event(struct recorder *r, const struct event *event)
 {
     const struct recorder_request *q = r->debug.request;
     if (!q || !q->want_event || r->debug.stop.reason != RECORDER_STOP_NONE ||
-        !q->want_event(q->context, event))
+        !q->want_event(q->event_context, event))
         return;
     r->debug.stop = (struct recorder_stop){.reason = RECORDER_STOP_EVENT, .event = *event};
     r->debug.stop.event.data = NULL;

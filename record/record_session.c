@@ -333,7 +333,8 @@ int recorder_resume(struct recorder *r, const struct recorder_request *request, 
         r->ending = (struct record_ending){true, TRACE_END_ERROR, 0};
     }
     if (!r->ending.ended)
-        *stop = r->debug.stop;
+        *stop = begun ? r->debug.stop : (struct recorder_stop){.reason = RECORDER_STOP_NONE};
+    stop->steps = begun && !r->is_kvm ? count(r) - r->debug.start : 0;
     r->debug = (struct record_debug){.limit = POSITION_UNKNOWN};
     return status;
 }

@@ -221,3 +221,35 @@ const char *exception_describe(unsigned vector, char *out, size_t size)
     snprintf(out, size, "exception %u%s%s%s", vector, name ? " (" : "", name ? name : "", name ? ")" : "");
     return out;
 }
+
+void trace_catch_describe_hit(const struct engine_hit *hit, char *out, size_t size)
+{
+    if (hit->catches & ENGINE_CATCH_SYSCALL)
+        snprintf(out, size, "system call");
+    else if (hit->catches & ENGINE_CATCH_CR3)
+        snprintf(out, size, "write to CR3");
+    else
+        exception_describe(hit->vector, out, size);
+}
+
+void trace_catch_describe_event(const struct event *e, char *out, size_t size)
+{
+    bool write = e->type == EVENT_PIO_WRITE || e->type == EVENT_MSR_WRITE;
+    switch (e->type) {
+    case EVENT_INTERRUPT:
+        snprintf(out, size, "interrupt 0x%02x", e->vector);
+        break;
+    case EVENT_NMI:
+        snprintf(out, size, "NMI");
+        break;
+    case EVENT_PIO_READ:
+    case EVENT_PIO_WRITE:
+        snprintf(out, size, "%s port 0x%" PRIx64 ", value 0x%" PRIx64, write ? "write to" : "read of",
+                 e->address, e->value);
+        break;
+    default:
+        snprintf(out, size, "%s MSR 0x%" PRIx64 ", value 0x%" PRIx64, write ? "write to" : "read of",
+                 e->address, e->value);
+        break;
+    }
+}

@@ -61,6 +61,10 @@ int trace_points_prepare(struct trace_points *p, bool step, struct error *err) m
 const struct trace_point *trace_points_break_at(const struct trace_points *p, gva_t address);
 const struct trace_point *trace_points_watch_hit(const struct trace_points *p, const struct engine_hit *hit);
 
+/* What was caught, in words: "system call", "interrupt 0x20", "write to port 0x80, value 0x1". */
+void trace_catch_describe_hit(const struct engine_hit *hit, char *out, size_t size);
+void trace_catch_describe_event(const struct event *e, char *out, size_t size);
+
 /* "exception 14 (page fault)" */
 const char *exception_describe(unsigned vector, char *out, size_t size);
 

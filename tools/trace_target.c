@@ -33,9 +33,8 @@ static size_t target_read(struct debug_target *target, gva_t address, void *out,
     return x86_read_virtual(trace_target_ram(t), trace_target_state(t), address, out, length);
 }
 
-static size_t target_read_physical(struct debug_target *target, gpa_t address, void *out, size_t length)
+size_t debug_read_physical(const struct guest_ram *ram, gpa_t address, void *out, size_t length)
 {
-    const struct guest_ram *ram = trace_target_ram(of(target));
     size_t done = 0;
     while (done < length) {
         gpa_t at = address + done;
@@ -47,6 +46,11 @@ static size_t target_read_physical(struct debug_target *target, gpa_t address, v
         done += part;
     }
     return done;
+}
+
+static size_t target_read_physical(struct debug_target *target, gpa_t address, void *out, size_t length)
+{
+    return debug_read_physical(trace_target_ram(of(target)), address, out, length);
 }
 
 /* ---- history cannot be changed ---- */
@@ -109,12 +113,7 @@ static void report_catch(const struct timeline_stop *at, bool backwards, struct 
 {
     char what[80];
     const char *state = backwards ? "about to happen" : "happened";
-    if (at->hit.catches & ENGINE_CATCH_SYSCALL)
-        snprintf(what, sizeof(what), "system call");
-    else if (at->hit.catches & ENGINE_CATCH_CR3)
-        snprintf(what, sizeof(what), "write to CR3");
-    else
-        exception_describe(at->hit.vector, what, sizeof(what));
+    trace_catch_describe_hit(&at->hit, what, sizeof(what));
     stop->reason = DEBUG_STOP_CATCH;
     snprintf(stop->text, sizeof(stop->text), "caught: %s, %s (position %" PRIu64 ")", what, state,
              at->position);
@@ -122,26 +121,8 @@ static void report_catch(const struct timeline_stop *at, bool backwards, struct 
 
 static void report_caught_event(const struct timeline_stop *at, struct debug_stop *stop)
 {
-    const struct event *e = &at->event;
     char what[80];
-    bool out = e->type == EVENT_PIO_WRITE || e->type == EVENT_MSR_WRITE;
-    switch (e->type) {
-    case EVENT_INTERRUPT:
-        snprintf(what, sizeof(what), "interrupt 0x%02x", e->vector);
-        break;
-    case EVENT_NMI:
-        snprintf(what, sizeof(what), "NMI");
-        break;
-    case EVENT_PIO_READ:
-    case EVENT_PIO_WRITE:
-        snprintf(what, sizeof(what), "%s port 0x%" PRIx64 ", value 0x%" PRIx64, out ? "write to" : "read of",
-                 e->address, e->value);
-        break;
-    default:
-        snprintf(what, sizeof(what), "%s MSR 0x%" PRIx64 ", value 0x%" PRIx64, out ? "write to" : "read of",
-                 e->address, e->value);
-        break;
-    }
+    trace_catch_describe_event(&at->event, what, sizeof(what));
     stop->reason = DEBUG_STOP_CATCH;
     snprintf(stop->text, sizeof(stop->text), "caught: %s, about to happen (position %" PRIu64 ")", what,
              at->position);
@@ -266,21 +247,27 @@ static int read_end(struct trace_target *t, struct error *err)
     return code < 0 ? code : 0;
 }
 
-int trace_target_open(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
-                      struct error *err)
+static int open_target(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
+                       bool growing, struct error *err)
 {
     struct trace_target *t = calloc(1, sizeof(*t));
     *out = NULL;
     if (!t)
         return error_set(err, -ENOMEM, "out of memory");
-    const struct timeline_options options = {
-        .memory_budget_bytes = memory_budget_bytes, .console = print_console, .context = t};
+    const struct timeline_options options = {.memory_budget_bytes = memory_budget_bytes,
+                                             .console = print_console,
+                                             .context = t,
+                                             .growing = growing};
     t->target.ops = &target_ops;
     t->path = strdup(path);
     int code =
         t->path ? timeline_open(&t->timeline, path, &options, err) : error_set(err, -ENOMEM, "out of memory");
-    if (code == 0)
-        code = trace_reader_open(&t->reader, path, err);
+    if (code == 0 && growing)
+        t->reader = replay_reader(timeline_replay(t->timeline)); /* which learns the events' positions */
+    else if (code == 0)
+        code = trace_reader_open(&t->own_reader, path, err);
+    if (code == 0 && t->own_reader)
+        t->reader = t->own_reader;
     if (code == 0)
         code = read_end(t, err);
     if (code) {
@@ -292,6 +279,25 @@ int trace_target_open(struct trace_target **out, const char *path, uint64_t memo
     return 0;
 }
 
+int trace_target_open(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
+                      struct error *err)
+{
+    return open_target(out, path, memory_budget_bytes, false, err);
+}
+
+int trace_target_open_growing(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
+                              struct error *err)
+{
+    return open_target(out, path, memory_budget_bytes, true, err);
+}
+
+int trace_target_extend(struct trace_target *t, const struct timeline_interrupt *interrupt, struct error *err)
+{
+    int code = timeline_extend(t->timeline, interrupt, err);
+    t->end = timeline_end(t->timeline);
+    return code ? code : read_end(t, err);
+}
+
 void trace_target_close(struct trace_target *t)
 {
     if (!t)
@@ -299,7 +305,7 @@ void trace_target_close(struct trace_target *t)
     for (size_t i = 0; i < t->table_count; i++)
         symbols_destroy(t->tables[i]);
     trace_points_free(&t->points);
-    trace_reader_close(t->reader);
+    trace_reader_close(t->own_reader);
     timeline_close(t->timeline);
     free(t->marks);
     free(t->path);

@@ -20,7 +20,8 @@ struct trace_target {
     struct debug_target target;
     char *path;
     struct timeline *timeline;
-    struct trace_reader *reader; /* of its own, for lists of events */
+    struct trace_reader *reader;     /* for lists of events */
+    struct trace_reader *own_reader; /* the same, or NULL where it is the timeline's */
     position_t end;
     struct event end_event; /* EVENT_END; type 0 when the recording was cut short. data is not kept */
     struct symbols *tables[SYMBOL_TABLES_MAX]; /* besides those of the guest's image */
@@ -36,6 +37,12 @@ struct trace_target {
 /* The trace must be sealed, or can be. Stands at 0. memory_budget_bytes: of checkpoints, 0: the default. */
 int trace_target_open(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
                       struct error *err) must_check;
+/* Of a trace that is being recorded by this process: its end is where trace_target_extend has come to, 0 at first. */
+int trace_target_open_growing(struct trace_target **out, const char *path, uint64_t memory_budget_bytes,
+                              struct error *err) must_check;
+/* As timeline_extend. */
+int trace_target_extend(struct trace_target *t, const struct timeline_interrupt *interrupt,
+                        struct error *err) must_check;
 void trace_target_close(struct trace_target *t); /* NULL is fine */
 
 /* Symbols for `monitor` from one more ELF file. */
@@ -69,6 +76,9 @@ static inline const struct guest_ram *trace_target_ram(const struct trace_target
 /* As symbols_describe and symbols_find, in all tables. */
 const char *trace_target_describe(const struct trace_target *t, gva_t address, char *out, size_t size);
 bool trace_target_find_symbol(const struct trace_target *t, const char *name, gva_t *address);
+
+/* Reads what can be read from the start of the range; returns how many bytes. */
+size_t debug_read_physical(const struct guest_ram *ram, gpa_t address, void *out, size_t length);
 
 /* Linear address of the next instruction. */
 gva_t trace_target_pc(const struct trace_target *t);
