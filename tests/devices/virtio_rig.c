@@ -30,6 +30,17 @@ static void take_write(void *context, gpa_t gpa, const void *data, size_t length
     assert_int_equal(ram_write(r->ram, gpa, data, length), 0);
 }
 
+static void take_watch(void *context, const struct pollfd *fds, size_t count, void (*ready)(void *device),
+                       void *device)
+{
+    struct rig *r = context;
+    assert_in_range(count, 0, MACHINE_WATCH_MAX);
+    memcpy(r->watched, fds, count * sizeof(*fds));
+    r->watched_count = count;
+    r->watch_ready = ready;
+    r->watch_device = device;
+}
+
 static void set_pin(void *device, unsigned pin, bool level)
 {
     ((struct rig *)device)->level[pin] = level;
@@ -49,8 +60,11 @@ struct rig *rig_create(void)
     struct error err;
     assert_non_null(r);
     assert_int_equal(ram_create(&r->ram, RIG_RAM_BYTES, &err), 0);
-    struct machine_host host = {
-        .console_output = take_print, .mark = take_mark, .dma_write = take_write, .context = r};
+    struct machine_host host = {.console_output = take_print,
+                                .mark = take_mark,
+                                .dma_write = take_write,
+                                .watch = take_watch,
+                                .context = r};
     assert_int_equal(machine_create(&r->m, r->ram, &host, &err), 0);
     machine_set_io_apic(r->m, &(struct io_apic_interface){.set_pin = set_pin, .device = r});
     machine_set_local_apic(r->m, &(struct local_apic_interface){.message = take_message, .device = r});
@@ -90,6 +104,13 @@ void rig_work(struct rig *r, unsigned rounds)
 {
     for (unsigned i = 0; i < rounds && machine_work_waits(r->m); i++)
         machine_run_work(r->m);
+}
+
+void rig_wait(struct rig *r, int milliseconds)
+{
+    if (poll(r->watched, r->watched_count, milliseconds) > 0)
+        r->watch_ready(r->watch_device);
+    rig_work(r, 4);
 }
 
 bool rig_marked(const struct rig *r, const char *part)

@@ -62,6 +62,10 @@ struct rig {
     unsigned messages;
     uint32_t message_data; /* of the last one */
     gpa_t free_ram;        /* rig_alloc */
+    struct pollfd watched[MACHINE_WATCH_MAX]; /* machine_host.watch */
+    size_t watched_count;
+    void (*watch_ready)(void *device);
+    void *watch_device;
 };
 
 struct rig *rig_create(void); /* no devices yet */
@@ -71,6 +75,8 @@ void rig_put(struct rig *r, gpa_t gpa, unsigned size, uint64_t value);
 uint64_t rig_get(struct rig *r, gpa_t gpa, unsigned size);
 /* As a session does it: work that was queued is done, and what it queues again as well, at most rounds times. */
 void rig_work(struct rig *r, unsigned rounds);
+/* As a session does it: waits until a watched descriptor is ready, at most milliseconds; then the device does its work. */
+void rig_wait(struct rig *r, int milliseconds);
 bool rig_marked(const struct rig *r, const char *part); /* a mark has this in it */
 
 uint32_t config_read(struct rig *r, unsigned number, unsigned offset, unsigned size);
