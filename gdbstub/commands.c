@@ -19,6 +19,7 @@ static void answer_ok(struct gdb_server *s, struct text *t)
 static void stop_reason(struct gdb_server *s, struct text *t)
 {
     (void)t;
+    threads_stopped(s, false);
     resume_reply(s);
 }
 
@@ -97,58 +98,6 @@ static void qemu_supported(struct gdb_server *s, struct text *t)
 {
     (void)t;
     put_text(&s->reply, "PhyMemMode");
-}
-
-/* ---- the one thread, in the one process ---- */
-
-static void current_thread(struct gdb_server *s, struct text *t)
-{
-    (void)t;
-    put_text(&s->reply, "QC1");
-}
-
-static void first_threads(struct gdb_server *s, struct text *t)
-{
-    (void)t;
-    put_text(&s->reply, "m1");
-}
-
-static void more_threads(struct gdb_server *s, struct text *t)
-{
-    (void)t;
-    put_text(&s->reply, "l");
-}
-
-static void thread_text(struct gdb_server *s, struct text *t)
-{
-    bool ours;
-    if (!text_thread(t, &ours) || text_left(t) > 0 || !ours) {
-        reply_error(s, -EINVAL);
-        return;
-    }
-    const struct vcpu_state *state = s->target->ops->state(s->target);
-    const char *text = "vCPU";
-    if (state->activity == ACTIVITY_HALTED)
-        text = "vCPU, halted";
-    else if (state->activity == ACTIVITY_SHUTDOWN)
-        text = "vCPU, shut down";
-    put_hex(&s->reply, text, strlen(text));
-}
-
-static void thread_alive(struct gdb_server *s, struct text *t)
-{
-    bool ours;
-    if (!text_thread(t, &ours) || text_left(t) > 0 || !ours)
-        reply_error(s, -EINVAL);
-    else
-        reply_ok(s);
-}
-
-static void set_thread(struct gdb_server *s, struct text *t)
-{
-    if (!text_skip(t, 'g') && !text_skip(t, 'c'))
-        return;
-    thread_alive(s, t);
 }
 
 static void attached(struct gdb_server *s, struct text *t)
@@ -231,18 +180,18 @@ static const struct command commands[] = {
     {"S", REST_ANY, step_with_signal},
     {"Z", REST_ANY, points_insert},
     {"z", REST_ANY, points_remove},
-    {"H", REST_ANY, set_thread},
-    {"T", REST_ANY, thread_alive},
+    {"H", REST_ANY, threads_set},
+    {"T", REST_ANY, threads_alive},
     {"D", REST_LIST, detach},
     {"k", REST_NONE, kill_silently},
     {"qSupported", REST_LIST, supported},
     {"QStartNoAckMode", REST_NONE, start_no_ack},
     {"qXfer:features:read:", REST_ANY, read_features},
     {"qXfer:memory-map:read::", REST_ANY, read_memory_map},
-    {"qC", REST_NONE, current_thread},
-    {"qfThreadInfo", REST_NONE, first_threads},
-    {"qsThreadInfo", REST_NONE, more_threads},
-    {"qThreadExtraInfo,", REST_ANY, thread_text},
+    {"qC", REST_NONE, threads_current},
+    {"qfThreadInfo", REST_NONE, threads_first},
+    {"qsThreadInfo", REST_NONE, threads_more},
+    {"qThreadExtraInfo,", REST_ANY, threads_text},
     {"qAttached", REST_LIST, attached},
     {"qSymbol:", REST_ANY, answer_ok},
     {"qRcmd,", REST_ANY, monitor_command},

@@ -33,7 +33,10 @@ bool text_skip(struct text *t, char c);                /* takes c if it is next 
 bool text_skip_word(struct text *t, const char *word); /* takes word if it is next */
 bool text_is(const struct text *t, const char *word);  /* all that is left is word */
 bool text_number(struct text *t, uint64_t *value);     /* 1 to 16 hex digits, most significant first */
-bool text_thread(struct text *t, bool *ours); /* a thread id; ours: it is, or includes, the only one */
+bool text_thread(struct text *t, uint64_t *id);        /* a thread's id, or one of these: */
+#define THREAD_ANY  0u
+#define THREAD_NONE (UINT64_MAX - 1) /* of a process that there is not */
+#define THREAD_ALL  UINT64_MAX
 bool text_bytes(struct text *t, uint8_t *out, size_t length); /* 2 * length hex digits */
 
 void put_text(struct buffer *b, const char *text);
@@ -95,6 +98,11 @@ struct gdb_server {
     struct debug_stop stop;
     struct gdb_point *points; /* sorted by kind, address, length */
     size_t point_count, point_capacity;
+    uint64_t vcpu_thread;           /* the thread that is the vCPU, as far as the client knows (threads.c) */
+    uint64_t thread;                /* that register and memory packets are about; 0: the vCPU's */
+    struct vcpu_state thread_state; /* of thread, when it is another one */
+    struct buffer threads;          /* ids, while the client asks for them; thread_at: how far it got */
+    size_t thread_at;
 };
 
 /* ---- server.c ---- */
@@ -184,6 +192,21 @@ void resume_s_backwards(struct gdb_server *s, struct text *t);      /* bs */
 void resume_reply(struct gdb_server *s);                            /* the stop reply */
 
 void monitor_command(struct gdb_server *s, struct text *t);
+
+/* The target has stopped, by a step that ended as such, or somehow. */
+void threads_stopped(struct gdb_server *s, bool stepped);
+/* There is this thread; THREAD_ANY and THREAD_ALL always are. */
+bool threads_exist(struct gdb_server *s, uint64_t id);
+/* Whether register and memory packets are about another thread than the vCPU's; the registers and memory that they are about. */
+bool threads_other(const struct gdb_server *s);
+const struct vcpu_state *threads_state(struct gdb_server *s);
+size_t threads_read_memory(struct gdb_server *s, gva_t address, void *out, size_t length);
+void threads_current(struct gdb_server *s, struct text *t); /* qC */
+void threads_first(struct gdb_server *s, struct text *t);   /* qfThreadInfo */
+void threads_more(struct gdb_server *s, struct text *t);    /* qsThreadInfo */
+void threads_text(struct gdb_server *s, struct text *t);    /* qThreadExtraInfo */
+void threads_alive(struct gdb_server *s, struct text *t);   /* T */
+void threads_set(struct gdb_server *s, struct text *t);     /* H */
 
 /* ---- description.c and the register table ---- */
 

@@ -36,7 +36,7 @@ void memory_read(struct gdb_server *s, struct text *t)
         length = -address;
     struct debug_target *target = s->target;
     size_t n = s->physical ? target->ops->read_physical(target, address, bytes, (size_t)length)
-                           : target->ops->read(target, address, bytes, (size_t)length);
+                           : threads_read_memory(s, address, bytes, (size_t)length);
     if (n == 0 && length > 0)
         reply_error(s, -EFAULT);
     else

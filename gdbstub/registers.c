@@ -173,7 +173,7 @@ int register_set(struct vcpu_state *state, const struct register_info *info, con
 
 void registers_read_all(struct gdb_server *s, struct text *t)
 {
-    const struct vcpu_state *state = s->target->ops->state(s->target);
+    const struct vcpu_state *state = threads_state(s);
     const struct register_info *info;
     (void)t;
     for (uint64_t n = 0; (info = register_find(s->described, n)); n++) {
@@ -186,6 +186,8 @@ void registers_read_all(struct gdb_server *s, struct text *t)
 static void store(struct gdb_server *s, int result, const struct vcpu_state *state, struct error *err)
 {
     const struct vcpu_state *now = s->target->ops->state(s->target);
+    if (result == 0 && threads_other(s))
+        result = error_set(err, -EPERM, "only the registers of the thread that runs can be changed");
     if (result == 0 && !vcpu_state_equal(now, state))
         result = s->target->ops->set_state(s->target, state, err);
     if (result < 0)
@@ -224,7 +226,7 @@ void registers_read_one(struct gdb_server *s, struct text *t)
         reply_error(s, -EINVAL);
         return;
     }
-    register_get(s->target->ops->state(s->target), info, value);
+    register_get(threads_state(s), info, value);
     put_hex(&s->reply, value, info->bytes);
 }
 

@@ -52,7 +52,9 @@ void resume_reply(struct gdb_server *s)
     uint8_t signal = s->stop.reason == DEBUG_STOP_INTERRUPTED ? SIGNAL_INT : SIGNAL_TRAP;
     put_text(&s->reply, "T");
     put_hex(&s->reply, &signal, 1);
-    put_word(s, "thread", "1");
+    put_text(&s->reply, "thread:");
+    put_number(&s->reply, s->vcpu_thread);
+    put_text(&s->reply, ";");
     switch (s->stop.reason) {
     case DEBUG_STOP_BREAK:
         put_break(s);
@@ -122,6 +124,8 @@ static void finish(struct gdb_server *s, int result, const struct error *err)
         say(s, s->stop.text);
     }
     s->running = false;
+    threads_stopped(s, s->stop.reason == DEBUG_STOP_STEP);
+    s->thread = 0; /* the client takes the thread that stopped for the one chosen */
     resume_reply(s);
 }
 
@@ -184,19 +188,25 @@ static bool parse_action(struct text *t, struct action *action)
     return false;
 }
 
-/* "ACTION[:THREAD][;ACTION[:THREAD]]...": the leftmost that is for our thread counts. */
+/*
+ * "ACTION[:THREAD][;ACTION[:THREAD]]...": the leftmost that is for the vCPU's thread by name counts, or else the leftmost one:
+ * whatever thread the client steps, what runs is the vCPU.
+ */
 void resume_vcont(struct gdb_server *s, struct text *t)
 {
     struct action chosen = {0};
+    bool named = false;
     do {
         struct action action = {0};
-        bool ours = true;
-        if (!parse_action(t, &action) || (text_skip(t, ':') && !text_thread(t, &ours))) {
+        uint64_t thread = THREAD_ALL;
+        if (!parse_action(t, &action) || (text_skip(t, ':') && !text_thread(t, &thread))) {
             reply_error(s, -EINVAL);
             return;
         }
-        if (ours && !chosen.letter)
+        bool ours = thread == s->vcpu_thread;
+        if (threads_exist(s, thread) && (!chosen.letter || (ours && !named)))
             chosen = action;
+        named = named || ours;
     } while (text_skip(t, ';'));
     if (text_left(t) > 0 || !chosen.letter)
         reply_error(s, -EINVAL);

@@ -40,6 +40,7 @@ void gdb_server_destroy(struct gdb_server *s)
     buffer_free(&s->out);
     buffer_free(&s->reply);
     buffer_free(&s->last_sent);
+    buffer_free(&s->threads);
     free(s->points);
     free(s);
 }
@@ -96,6 +97,8 @@ int server_reset(struct gdb_server *s, struct error *err)
     s->client_swbreak = s->client_hwbreak = s->physical = false;
     s->stop = (struct debug_stop){.reason = DEBUG_STOP_NONE};
     points_remove_all(s);
+    threads_stopped(s, false);
+    s->thread = 0;
 
     s->described = choose_description(s);
     buffer_clear(&s->description);

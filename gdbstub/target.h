@@ -79,6 +79,21 @@ struct debug_target_ops {
 
     /* Reverse execution is offered. */
     bool (*can_reverse)(struct debug_target *t);
+
+    /*
+     * Threads: what the vCPU divides its time between, where the target knows. All of these are NULL where it does not: then there
+     * is one, number 1. Ids are from 1 to INT32_MAX.
+     */
+    uint64_t (*thread_current)(struct debug_target *t); /* cheap: asked at every stop */
+    /* Appends the ids, a uint64_t each. */
+    void (*thread_list)(struct debug_target *t, struct buffer *out);
+    /* What the client shows besides the id. False: there is no such thread. */
+    bool (*thread_text)(struct debug_target *t, uint64_t id, char *out, size_t size);
+    /* Its registers, those that were saved where it does not run. False: not known. */
+    bool (*thread_state)(struct debug_target *t, uint64_t id, struct vcpu_state *out);
+    /* As read, in the address space of that state. */
+    size_t (*read_in)(struct debug_target *t, const struct vcpu_state *state, gva_t address, void *out,
+                      size_t length);
 };
 
 struct debug_target {

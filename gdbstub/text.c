@@ -61,24 +61,26 @@ bool text_bytes(struct text *t, uint8_t *out, size_t length)
     return true;
 }
 
-/* One part of a thread id: -1 (all), 0 (any), or 1, the only process and thread there is. */
-static bool id_part(struct text *t, bool *ours)
+static bool id_part(struct text *t, uint64_t *id)
 {
-    uint64_t id;
-    if (text_skip_word(t, "-1"))
-        return true;
-    if (!text_number(t, &id))
-        return false;
-    *ours = *ours && id <= 1;
-    return true;
+    *id = THREAD_ALL;
+    return text_skip_word(t, "-1") || text_number(t, id);
 }
 
-bool text_thread(struct text *t, bool *ours)
+/* "THREAD", "pPROCESS" or "pPROCESS.THREAD"; there is one process, number 1. */
+bool text_thread(struct text *t, uint64_t *id)
 {
-    *ours = true;
+    uint64_t process;
     if (!text_skip(t, 'p'))
-        return id_part(t, ours);
-    return id_part(t, ours) && (!text_skip(t, '.') || id_part(t, ours));
+        return id_part(t, id);
+    if (!id_part(t, &process))
+        return false;
+    *id = THREAD_ALL;
+    if (text_skip(t, '.') && !id_part(t, id))
+        return false;
+    if (process > 1 && process != THREAD_ALL)
+        *id = THREAD_NONE;
+    return true;
 }
 
 void put_text(struct buffer *b, const char *text)
