@@ -152,6 +152,11 @@ void orc_table_free(struct orc_table *table);
 /* NULL: none. */
 const struct orc_row *orc_find(const struct orc_table *table, gva_t ip);
 
+/* ---- debug_frame.c ---- */
+
+/* Appends a .debug_frame section for the rows, whose last one reaches to end. Returns how many descriptions it has. */
+size_t debug_frame_write(struct buffer *out, const struct orc_table *table, gva_t end);
+
 /* ---- guest.c ---- */
 
 struct linux_guest {
