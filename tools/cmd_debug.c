@@ -1,6 +1,7 @@
 /* dejavm debug */
 #include "tools/commands.h"
 #include "tools/debug_session.h"
+#include "tools/debug_symbols.h"
 #include "tools/interrupt.h"
 #include "tools/session.h"
 #include "tools/status.h"
@@ -24,7 +25,7 @@ enum { FOLDER_BYTES = 96, PATH_BYTES = 160, IMAGE_NAME_BYTES = 48 };
 /* The private folder of a session: socket, script, and the guest's image. */
 struct folder {
     char path[FOLDER_BYTES];
-    char socket[PATH_BYTES], script[PATH_BYTES], image[PATH_BYTES]; /* "": not there */
+    char socket[PATH_BYTES], script[PATH_BYTES], image[PATH_BYTES], modules[PATH_BYTES]; /* "": not there */
 };
 
 static int folder_create(struct folder *f, struct error *err)
@@ -44,7 +45,7 @@ static int folder_create(struct folder *f, struct error *err)
 
 static void folder_remove(struct folder *f)
 {
-    const char *const files[] = {f->socket, f->script, f->image};
+    const char *const files[] = {f->socket, f->script, f->image, f->modules};
     for (size_t i = 0; i < ARRAY_LEN(files); i++)
         if (files[i][0])
             unlink(files[i]);
@@ -88,7 +89,7 @@ static void image_name(const char *guest_path, char out[IMAGE_NAME_BYTES])
         out[used++] = good ? *p : '_';
     }
     out[used] = '\0';
-    if (used == 0 || strcmp(out, "gdb") == 0 || strcmp(out, "commands") == 0)
+    if (used == 0 || strcmp(out, "gdb") == 0 || strcmp(out, "commands") == 0 || strcmp(out, "modules") == 0)
         snprintf(out, IMAGE_NAME_BYTES, "guest");
 }
 
@@ -105,7 +106,9 @@ static int store_image(struct folder *f, const struct debug_session *s, struct e
     struct buffer image = {0};
     char name[IMAGE_NAME_BYTES];
     int code = trace_reader_image(s->target->reader, &image, err);
-    if (code == 0 && is_elf(&image)) {
+    bool kernel = s->target->kernel->guest != NULL;
+    bool of_use = !kernel || debug_symbols_in_image(s->target);
+    if (code == 0 && of_use && is_elf(&image)) {
         image_name(trace_reader_info(s->target->reader)->meta.guest_path, name);
         snprintf(f->image, sizeof(f->image), "%s/%s", f->path, name);
         code = write_file(f->image, image.data, image.length, err);
@@ -115,38 +118,23 @@ static int store_image(struct folder *f, const struct debug_session *s, struct e
     return code;
 }
 
+/* Of a Linux guest, the symbols in its memory: they are the program unless there is a better one. */
+static int store_symbols(struct folder *f, const struct debug_session *s, const struct arguments *arguments,
+                         struct error *err)
+{
+    if (!s->target->kernel->guest)
+        return 0;
+    bool with_kernel = !debug_symbols_have_kernel(s->target);
+    char *path = with_kernel ? f->image : f->modules;
+    snprintf(path, PATH_BYTES, "%s/%s", f->path, with_kernel ? "kernel" : "modules");
+    gdb_server_describe(s->server, GDB_DESCRIPTION_X86_64);
+    return debug_symbols_write(s->target, arguments, path, err);
+}
+
 /* ---- the script ---- */
 
-static int put_quoted(FILE *out, const char *command, const char *path, struct error *err)
-{
-    if (strchr(path, '\n'))
-        return error_set(err, -EINVAL, "--symbols: a path with a line feed in it");
-    fprintf(out, "%s \"", command);
-    for (; *path; path++) {
-        if (*path == '"' || *path == '\\')
-            putc('\\', out);
-        putc(*path, out);
-    }
-    fputs("\"\n", out);
-    return 0;
-}
-
-/* The first file with symbols is the program when the trace's image is not one. */
-static int put_symbols(FILE *out, const struct arguments *arguments, bool have_program, struct error *err)
-{
-    for (size_t i = 0; i < arguments->option_count; i++) {
-        if (strcmp(arguments->option[i].spec->name, "symbols") != 0)
-            continue;
-        int code =
-            put_quoted(out, have_program ? "add-symbol-file" : "file", arguments->option[i].value, err);
-        if (code)
-            return code;
-        have_program = true;
-    }
-    return 0;
-}
-
-static int store_script(struct folder *f, const struct arguments *arguments, struct error *err)
+static int store_script(struct folder *f, const struct debug_session *s, const struct arguments *arguments,
+                        struct error *err)
 {
     char *text = NULL;
     size_t length = 0;
@@ -154,7 +142,9 @@ static int store_script(struct folder *f, const struct arguments *arguments, str
     if (!out)
         return error_set(err, -ENOMEM, "out of memory");
     fputs(debug_script, out);
-    int code = put_symbols(out, arguments, f->image[0] != '\0', err);
+    int code = debug_symbols_put(out, s->target, arguments, f->image[0] != '\0', err);
+    if (f->modules[0])
+        fprintf(out, "add-symbol-file %s -o 0\n", f->modules);
     fprintf(out,
             "echo This is a recording: registers and memory can be read, not changed. \"help goto\" and "
             "\"monitor "
@@ -263,7 +253,9 @@ static int run_gdb(struct debug_session *s, struct folder *f, const struct argum
         return fd;
     int code = store_image(f, s, err);
     if (code == 0)
-        code = store_script(f, arguments, err);
+        code = store_symbols(f, s, arguments, err);
+    if (code == 0)
+        code = store_script(f, s, arguments, err);
     /* Ctrl-C is for GDB, which tells the server: the terminal sends it to both of us. */
     signal(SIGINT, SIG_IGN);
     if (code == 0)

@@ -3,6 +3,7 @@
 #include "tools/monitor.h"
 #include "tools/session.h"
 #include "tools/status.h"
+#include "tools/trace_linux.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -60,6 +61,20 @@ static int read_symbols(struct trace_target *t, const struct arguments *argument
     return code;
 }
 
+/* Of a guest that is no Linux, or that is one which cannot be read, everything else works. */
+static int find_linux(struct trace_target *t, struct error *err)
+{
+    const struct timeline_interrupt interrupt = {signal_came, NULL};
+    struct error why = {0};
+    int code = trace_linux_find(t, &interrupt, &why);
+    if (code == -ENOTSUP)
+        message("Linux guest: %s", why.message);
+    if (code == 0 || code == -ENOENT || code == -ENOTSUP)
+        return 0;
+    *err = why;
+    return code;
+}
+
 /* Without --at: the end, where the crash is if there is one. */
 static int go_to_start(struct trace_target *t, const struct arguments *arguments, struct error *err)
 {
@@ -86,9 +101,11 @@ int debug_session_open(struct debug_session *s, const struct arguments *argument
         return error_errno(err, -errno, "create an eventfd");
     code = trace_target_open(&s->target, path, budget, err);
     if (code == 0)
-        code = read_symbols(s->target, arguments, err);
-    if (code == 0)
         code = go_to_start(s->target, arguments, err);
+    if (code == 0)
+        code = find_linux(s->target, err);
+    if (code == 0)
+        code = read_symbols(s->target, arguments, err);
     if (code == 0)
         code = gdb_server_create(&s->server, &s->target->target, err);
     if (code == 0) {

@@ -16,7 +16,7 @@ struct debug_session {
 int debug_options_check(const struct arguments *arguments);
 
 /*
- * Seals the trace if need be, opens it, reads the --symbols and goes to --at. From here on SIGINT, SIGTERM and SIGHUP stop the
+ * Seals the trace if need be, opens it, goes to --at, looks for a Linux kernel, and reads the --symbols. From here on SIGINT, SIGTERM and SIGHUP stop the
  * server.
  */
 int debug_session_open(struct debug_session *s, const struct arguments *arguments,

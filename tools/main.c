@@ -18,6 +18,7 @@ const struct command *const commands[] = {
     &command_verify,
     &command_debug,
     &command_gdbserver,
+    &command_symbols,
     &command_crash,
     &command_state,
     &command_info,

@@ -9,7 +9,8 @@
 #include <string.h>
 
 static const struct monitor_command *const groups[] = {monitor_position_commands, monitor_event_commands,
-                                                       monitor_memory_commands, monitor_catch_commands};
+                                                       monitor_memory_commands, monitor_catch_commands,
+                                                       monitor_linux_commands};
 
 /* ---- words ---- */
 

@@ -40,7 +40,7 @@ struct monitor_command {
 };
 
 extern const struct monitor_command monitor_position_commands[], monitor_event_commands[],
-    monitor_memory_commands[], monitor_catch_commands[];
+    monitor_memory_commands[], monitor_catch_commands[], monitor_linux_commands[];
 
 bool monitor_interrupted(const struct monitor *m);
 /* The error of a command that was interrupted. */

@@ -2,6 +2,7 @@
 #include "core/x86/inspect.h"
 #include "tools/monitor.h"
 #include "tools/session.h"
+#include "tools/trace_linux.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -216,6 +217,11 @@ static const struct debug_target_ops target_ops = {
     .resume = target_resume,
     .monitor = target_monitor,
     .can_reverse = target_can_reverse,
+    .thread_current = trace_linux_thread_current,
+    .thread_list = trace_linux_thread_list,
+    .thread_text = trace_linux_thread_text,
+    .thread_state = trace_linux_thread_state,
+    .read_in = trace_linux_read_in,
 };
 
 /* ---- opening ---- */
@@ -260,8 +266,9 @@ static int open_target(struct trace_target **out, const char *path, uint64_t mem
                                              .growing = growing};
     t->target.ops = &target_ops;
     t->path = strdup(path);
-    int code =
-        t->path ? timeline_open(&t->timeline, path, &options, err) : error_set(err, -ENOMEM, "out of memory");
+    t->kernel = calloc(1, sizeof(*t->kernel));
+    int code = t->path && t->kernel ? timeline_open(&t->timeline, path, &options, err)
+                                    : error_set(err, -ENOMEM, "out of memory");
     if (code == 0 && growing)
         t->reader = replay_reader(timeline_replay(t->timeline)); /* which learns the events' positions */
     else if (code == 0)
@@ -304,6 +311,9 @@ void trace_target_close(struct trace_target *t)
         return;
     for (size_t i = 0; i < t->table_count; i++)
         symbols_destroy(t->tables[i]);
+    if (t->kernel)
+        linux_session_close(t->kernel);
+    free(t->kernel);
     trace_points_free(&t->points);
     trace_reader_close(t->own_reader);
     timeline_close(t->timeline);
@@ -344,6 +354,15 @@ gva_t trace_target_pc(const struct trace_target *t)
 
 /* ---- symbols ---- */
 
+/* A kernel's own image has its symbols where it was linked, not where it was moved to. */
+static uint64_t kernel_offset(const struct trace_target *t, const struct symbols *table)
+{
+    gva_t banner, text;
+    bool kernel = t->kernel->guest && symbols_find(table, "linux_banner", &banner) &&
+                  symbols_find(table, "_text", &text);
+    return kernel ? linux_guest_base(t->kernel->guest) - text : 0;
+}
+
 int trace_target_add_symbols(struct trace_target *t, const char *path, struct error *err)
 {
     struct stat st;
@@ -362,7 +381,10 @@ int trace_target_add_symbols(struct trace_target *t, const char *path, struct er
             code = error_errno(err, -errno, "%s", path);
         } else {
             code = symbols_create(&t->tables[t->table_count], image, length, err);
-            t->table_count += code == 0;
+            if (code == 0) {
+                t->table_offsets[t->table_count] = kernel_offset(t, t->tables[t->table_count]);
+                t->table_count++;
+            }
             munmap(image, length);
         }
     }
@@ -374,7 +396,9 @@ const char *trace_target_describe(const struct trace_target *t, gva_t address, c
 {
     symbols_describe(replay_symbols(timeline_replay(t->timeline)), address, out, size);
     for (size_t i = 0; !out[0] && i < t->table_count; i++)
-        symbols_describe(t->tables[i], address, out, size);
+        symbols_describe(t->tables[i], address - t->table_offsets[i], out, size);
+    if (size > 0 && !out[0])
+        trace_linux_describe(t, address, out, size);
     return out;
 }
 
@@ -383,7 +407,9 @@ bool trace_target_find_symbol(const struct trace_target *t, const char *name, gv
     if (symbols_find(replay_symbols(timeline_replay(t->timeline)), name, address))
         return true;
     for (size_t i = 0; i < t->table_count; i++)
-        if (symbols_find(t->tables[i], name, address))
+        if (symbols_find(t->tables[i], name, address)) {
+            *address += t->table_offsets[i];
             return true;
-    return false;
+        }
+    return trace_linux_symbol(t, name, address);
 }

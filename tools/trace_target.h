@@ -16,6 +16,8 @@ struct mark {
     position_t position;
 };
 
+struct linux_session;
+
 struct trace_target {
     struct debug_target target;
     char *path;
@@ -25,7 +27,9 @@ struct trace_target {
     position_t end;
     struct event end_event; /* EVENT_END; type 0 when the recording was cut short. data is not kept */
     struct symbols *tables[SYMBOL_TABLES_MAX]; /* besides those of the guest's image */
+    uint64_t table_offsets[SYMBOL_TABLES_MAX]; /* what a table's addresses are moved by */
     size_t table_count;
+    struct linux_session *kernel; /* never NULL; trace_linux_find fills it */
     struct trace_points points;
     struct mark *marks;
     size_t mark_count;
@@ -45,7 +49,7 @@ int trace_target_extend(struct trace_target *t, const struct timeline_interrupt 
                         struct error *err) must_check;
 void trace_target_close(struct trace_target *t); /* NULL is fine */
 
-/* Symbols for `monitor` from one more ELF file. */
+/* Symbols for `monitor` from one more ELF file; those of a Linux kernel are moved to where it runs, when it has been found. */
 int trace_target_add_symbols(struct trace_target *t, const char *path, struct error *err) must_check;
 
 /* True when the guest came to a bad end, with what it was in words. */
