@@ -4,6 +4,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "devices/acpi_tables.h"
+#include "devices/pci.h"
+#include "devices/virtio/devices.h"
+
+#define PIC_ELCR2_PORT 0x4d1 /* edge or level, IRQ 8 to 15 */
+
 void *device_create(struct machine *m, size_t bytes, const char *name, struct error *err)
 {
     void *device = calloc(1, bytes);
@@ -40,10 +46,53 @@ static int post_code_attach(struct machine *m, struct error *err)
     return device_add_byte_ports(m, 0x80, 1, NULL, NULL, NULL, "POST code port", err);
 }
 
+typedef int (*attach_fn)(struct machine *m, struct error *err);
+
+static int attach_all(struct machine *m, const attach_fn *attach, size_t count, struct error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && !rc; i++)
+        rc = attach[i](m, err);
+    return rc;
+}
+
+static int attach_pci_devices(struct machine *m, const struct board_options *o, struct error *err)
+{
+    struct pci_bus *bus;
+    int rc = pci_bus_attach(m, &bus, err);
+    if (!rc)
+        rc = virtio_console_attach(m, bus, err);
+    if (!rc)
+        rc = virtio_rng_attach(m, bus, err);
+    for (size_t i = 0; i < o->disk_count && !rc; i++)
+        rc = virtio_block_attach(m, bus, &o->disks[i], err);
+    if (!rc && o->net.present)
+        rc = virtio_net_attach(m, bus, &o->net, err);
+    for (size_t i = 0; i < o->share_count && !rc; i++)
+        rc = virtio_p9_attach(m, bus, &o->shares[i], err);
+    return rc;
+}
+
+/* What the PC has beyond the ISA bus. As firmware does, it sets the lines of the SCI and of PCI to level triggered in the PIC. */
+static int attach_pc(struct machine *m, const struct board_options *options, struct error *err)
+{
+    static const attach_fn apics[] = {local_apic_attach, io_apic_attach};
+    static const attach_fn acpi[] = {acpi_pm_attach, pvpanic_attach};
+    const unsigned level = 1u << ACPI_SCI_IRQ | 1u << pci_line_of_device(0) | 1u << pci_line_of_device(1);
+    int rc = options->apics ? attach_all(m, apics, ARRAY_LEN(apics), err) : 0;
+    if (!rc)
+        rc = attach_all(m, acpi, ARRAY_LEN(acpi), err);
+    if (!rc)
+        rc = attach_pci_devices(m, options, err);
+    machine_port_write(m, PIC_ELCR2_PORT, 1, level >> 8);
+    if (!rc && machine_ram(m))
+        rc = acpi_tables_write(machine_ram(m), options->apics, err);
+    return rc;
+}
+
 int board_attach(struct machine *m, const struct board_options *options, struct error *err)
 {
-    (void)options;
-    int (*const attach[])(struct machine *, struct error *) = {
+    static const attach_fn isa[] = {
         pic_attach,
         pit_attach,
         serial_attach,
@@ -54,10 +103,6 @@ int board_attach(struct machine *m, const struct board_options *options, struct 
         debug_exit_attach,
         debug_console_attach,
     };
-    for (size_t i = 0; i < ARRAY_LEN(attach); i++) {
-        int rc = attach[i](m, err);
-        if (rc)
-            return rc;
-    }
-    return 0;
+    int rc = attach_all(m, isa, ARRAY_LEN(isa), err);
+    return rc || options->kind == BOARD_MINIMAL ? rc : attach_pc(m, options, err);
 }

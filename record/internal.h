@@ -68,9 +68,10 @@ struct recorder {
     struct record_ending ending;
     struct error run_error; /* code 0: none. Why the run ended with TRACE_END_ERROR */
     struct record_debug debug;
-    bool window_wanted; /* an interrupt waits: boundary crossings need not stop for it */
+    unsigned window_priority; /* of the interrupt that the vCPU stops for as soon as it takes it; 0: none */
     bool halted;
     struct record_clock clock;
+    uint64_t random;           /* state of the guest's random numbers, if they are seeded */
     uint64_t step_deadline_ns; /* what the current run's limit of steps was made for, see next_limit */
     uint64_t last_tsc;         /* before tsc_adjust */
     uint64_t tsc_adjust;       /* IA32_TSC_ADJUST: two's complement */
@@ -90,6 +91,9 @@ struct recorder {
 };
 
 /* record_boundary.c */
+/* machine_host.entropy and .vcpu of the recording; context is the recorder. */
+void record_entropy(void *context, void *out, size_t length);
+const struct vcpu_state *record_vcpu(void *context);
 extern const struct boundary_ops record_boundary_ops;
 /* machine_host.console_output of the recording; context is the recorder. */
 void record_console_output(void *context, unsigned channel, const uint8_t *data, size_t length);

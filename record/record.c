@@ -11,6 +11,7 @@
 #include "core/kvm/kvm_probe.h"
 #include "core/loader.h"
 #include "core/x86/emu.h"
+#include "devices/acpi_tables.h"
 #include "devices/devices.h"
 #include "record/internal.h"
 
@@ -47,7 +48,7 @@ static int choose_engine(struct recorder *r, enum guest_format format, struct er
     r->is_kvm = r->options.engine == RECORD_ENGINE_KVM;
     if (r->options.engine == RECORD_ENGINE_AUTO) {
         struct error reason;
-        if (r->options.max_steps)
+        if (r->options.max_steps || r->options.clock == RECORD_CLOCK_VIRTUAL)
             snprintf(r->engine_reason, sizeof(r->engine_reason), "only the emulator can count steps");
         else if (kvm_probe_usable(&reason) < 0)
             snprintf(r->engine_reason, sizeof(r->engine_reason), "%.500s", reason.message);
@@ -59,12 +60,17 @@ static int choose_engine(struct recorder *r, enum guest_format format, struct er
     if (r->is_kvm && r->options.max_steps)
         return error_set(err, -ENOTSUP,
                          "a limit of steps needs the emulator, which counts them: use --engine emu");
+    if (r->is_kvm && r->options.clock == RECORD_CLOCK_VIRTUAL)
+        return error_set(err, -ENOTSUP,
+                         "a virtual clock needs the emulator, which counts steps: use --engine emu");
     return 0;
 }
 
 static int create_engine(struct recorder *r, const struct vcpu_state *state, struct error *err)
 {
     cpu_model_init(&r->model, r->is_kvm ? CPU_PROFILE_KVM : CPU_PROFILE_EMU);
+    if (r->options.board.apics)
+        cpu_model_add_local_apic(&r->model);
     int status = cpu_model_check_host(&r->model, err);
     if (status < 0)
         return status;
@@ -179,6 +185,11 @@ static int load_guest(struct recorder *r, const struct guest_files *files, struc
                                  .initrd_length = files->initrd.length,
                                  .initrd_name = r->options.initrd_path,
                                  .command_line = r->options.command_line};
+    if (r->options.board.kind == BOARD_PC) {
+        input.acpi_start = ACPI_AREA_START;
+        input.acpi_bytes = ACPI_AREA_BYTES;
+        input.acpi_rsdp = ACPI_RSDP;
+    }
     status = loader_load(r->ram, &input, loaded, err);
     if (status < 0)
         return status;
@@ -191,8 +202,12 @@ static int create_machine(struct recorder *r, int64_t start_time_s, struct error
                                 .dma_write = record_dma,
                                 .watch = record_watch,
                                 .mark = record_mark,
+                                .entropy = record_entropy,
+                                .vcpu = record_vcpu,
                                 .start_time_s = start_time_s,
                                 .context = r};
+    /* Under KVM the guest has the PIC alone: its CPUID and its CR8 are KVM's, which has no APIC. */
+    r->options.board.apics = r->options.board.kind == BOARD_PC && !r->is_kvm;
     int status = machine_create(&r->machine, r->ram, &host, err);
     return status < 0 ? status : board_attach(r->machine, &r->options.board, err);
 }
@@ -200,14 +215,17 @@ static int create_machine(struct recorder *r, int64_t start_time_s, struct error
 static int set_up(struct recorder *r, struct guest_files *files, struct error *err)
 {
     struct loader_result loaded;
-    int64_t start_time_s = (int64_t)time(NULL);
+    bool is_virtual = r->options.clock == RECORD_CLOCK_VIRTUAL;
+    int64_t start_time_s = is_virtual ? RECORD_VIRTUAL_START_S : (int64_t)time(NULL);
     int status = read_guest(r, files, err);
     if (status == 0)
         status = load_guest(r, files, &loaded, err);
     if (status == 0)
-        status = create_machine(r, start_time_s, err);
-    if (status == 0)
         status = choose_engine(r, loaded.format, err);
+    if (status == 0)
+        status = create_machine(r, start_time_s, err);
+    if (status == 0 && r->options.board.apics)
+        loaded.state.apic_base |= APIC_BASE_ENABLE;
     if (status == 0)
         status = create_engine(r, &loaded.state, err);
     if (status == 0)
@@ -225,6 +243,9 @@ int recorder_create(struct recorder **out, const struct record_options *options,
     r->boundary.ops = &record_boundary_ops;
     r->debug.limit = POSITION_UNKNOWN;
     r->options = *options;
+    r->clock.is_virtual = options->clock == RECORD_CLOCK_VIRTUAL;
+    r->options.seeded |= r->clock.is_virtual;
+    r->random = options->seed;
     r->masked_since_ns = UINT64_MAX;
     if (!r->options.landmark_pages || r->options.landmark_pages > LANDMARK_MAX_PAGES)
         r->options.landmark_pages = LANDMARK_MAX_PAGES;

@@ -10,6 +10,14 @@
 #include "devices/devices.h"
 #include "trace-format/trace_writer.h"
 
+enum record_clock_kind {
+    RECORD_CLOCK_HOST, /* the guest's clock follows the host's */
+    RECORD_CLOCK_VIRTUAL, /* it follows from what the guest does: record_clock.h. Only under emu (-ENOTSUP under kvm) */
+};
+
+/* Under RECORD_CLOCK_VIRTUAL every guest starts at 2026-01-01 00:00:00 UTC. */
+#define RECORD_VIRTUAL_START_S ((int64_t)1767225600)
+
 enum record_engine { RECORD_ENGINE_AUTO, RECORD_ENGINE_KVM, RECORD_ENGINE_EMU };
 
 struct record_options {
@@ -19,6 +27,10 @@ struct record_options {
     const char *command_line;   /* "" if none */
     struct board_options board; /* what it points to is read in recorder_create only */
     enum record_engine engine;
+    enum record_clock_kind clock;
+    bool
+        seeded; /* the guest's random numbers follow from seed; otherwise they are the host's. Always so with a virtual clock */
+    uint64_t seed;
     uint64_t ram_bytes;
     uint64_t timeout_ns; /* of host time; 0: none */
     uint64_t max_steps;  /* 0: none; only under emu (-ENOTSUP under kvm) */

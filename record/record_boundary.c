@@ -1,6 +1,7 @@
 #include "record/internal.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/random.h>
 
 #include "core/platform_msrs.h"
@@ -89,14 +90,17 @@ uint64_t record_guest_clock_ns(struct recorder *r)
 
 bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns)
 {
-    return !r->is_kvm && deadline_ns > machine_clock_ns(r->machine) &&
-           deadline_ns <= record_host_now_ns(r->host);
+    if (r->is_kvm || deadline_ns == UINT64_MAX)
+        return false;
+    return r->clock.is_virtual ||
+           (deadline_ns > machine_clock_ns(r->machine) && deadline_ns <= record_host_now_ns(r->host));
 }
 
 /* Devices see one time per access. */
 static uint64_t enter_devices(struct recorder *r)
 {
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
+    record_clock_access(&r->clock);
     return record_host_now_ns(r->host);
 }
 
@@ -105,7 +109,7 @@ static bool watch_deadline(struct recorder *r)
 {
     uint64_t deadline = machine_next_deadline_ns(r->machine);
     if (record_deadline_by_steps(r, deadline))
-        return deadline < r->step_deadline_ns;
+        return deadline < r->step_deadline_ns || r->clock.is_virtual; /* the crossing has taken some time */
     record_host_arm(r->host, deadline);
     return false;
 }
@@ -121,7 +125,7 @@ static int leave_devices(struct recorder *r, uint64_t entered_ns)
     if (nearer || r->debug.stop.reason != RECORDER_STOP_NONE || machine_work_waits(r->machine) ||
         machine_end(r->machine, NULL) != MACHINE_END_NONE)
         return BOUNDARY_STOP;
-    if (machine_interrupt_pending(r->machine) && !r->window_wanted)
+    if (machine_interrupt_priority(r->machine) > r->window_priority)
         return BOUNDARY_STOP;
     return BOUNDARY_OK;
 }
@@ -181,16 +185,18 @@ static int mmio_write(struct boundary *b, position_t position, gpa_t gpa, unsign
     return leave_devices(r, entered);
 }
 
-/* A crossing that no device has to do with. */
+/* A crossing that no device has to do with. A virtual clock has moved: the next deadline may be nearer. */
 static int crossed(const struct recorder *r, int status)
 {
-    return status == 0 && r->debug.stop.reason != RECORDER_STOP_NONE ? BOUNDARY_STOP : status;
+    bool nearer = r->clock.is_virtual && machine_next_deadline_ns(r->machine) != UINT64_MAX;
+    return status == 0 && (nearer || r->debug.stop.reason != RECORDER_STOP_NONE) ? BOUNDARY_STOP : status;
 }
 
 /* Never the same twice, so that a guest that measures its own speed does not divide by zero. */
 static uint64_t next_tsc(struct recorder *r)
 {
     uint64_t tsc = record_guest_clock_ns(r);
+    record_clock_tsc(&r->clock, r->clock.position);
     r->last_tsc = tsc > r->last_tsc ? tsc : r->last_tsc + 1;
     return r->last_tsc + r->tsc_adjust;
 }
@@ -207,6 +213,7 @@ static bool write_tsc_msr(struct recorder *r, uint32_t index, uint64_t value)
         r->tsc_adjust = value;
     else
         return false;
+    machine_set_tsc_offset(r->machine, r->tsc_adjust);
     return true;
 }
 
@@ -216,6 +223,51 @@ static bool read_tsc_adjust(const struct recorder *r, uint32_t index, uint64_t *
         return false;
     *value = r->tsc_adjust;
     return true;
+}
+
+/* SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). */
+static uint64_t next_random(struct recorder *r)
+{
+    uint64_t z = r->random += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static bool host_random(uint8_t *out, size_t length)
+{
+    for (size_t done = 0; done < length;) {
+        ssize_t n = getrandom(out + done, length - done, 0);
+        if (n > 0)
+            done += (size_t)n;
+        else if (errno != EINTR)
+            return false;
+    }
+    return true;
+}
+
+/* False: the host has none; out is undefined. */
+static bool random_bytes(struct recorder *r, uint8_t *out, size_t length)
+{
+    if (!r->options.seeded)
+        return host_random(out, length);
+    for (size_t done = 0; done < length; done += 8) {
+        uint64_t word = next_random(r);
+        memcpy(out + done, &word, length - done < 8 ? length - done : 8);
+    }
+    return true;
+}
+
+void record_entropy(void *context, void *out, size_t length)
+{
+    if (!random_bytes(context, out, length))
+        memset(out, 0, length);
+}
+
+const struct vcpu_state *record_vcpu(void *context)
+{
+    struct recorder *r = context;
+    return r->engine ? r->engine->ops->state(r->engine) : NULL;
 }
 
 static int cpu_read(struct boundary *b, position_t position, enum boundary_source source, uint32_t argument,
@@ -231,7 +283,7 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
         break;
     case SOURCE_RDRAND:
     case SOURCE_RDSEED:
-        *valid = getrandom(value, argument <= 8 ? argument : 8, 0) == (ssize_t)argument;
+        *valid = random_bytes(r, (uint8_t *)value, argument <= 8 ? argument : 8);
         if (!*valid)
             *value = 0;
         break;
@@ -244,23 +296,32 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
     return crossed(r, record_event(r, &event));
 }
 
-/* Beyond the vCPU's state there are, but for the TSC's, only MSRs that stand still; for any other the guest gets #GP, as a CPU does it. */
+/*
+ * Beyond the vCPU's state there are, but for the TSC's and the local APIC's, only MSRs that stand still; for any other the guest gets
+ * #GP, as a CPU does it.
+ */
 static int msr_read(struct boundary *b, position_t position, uint32_t index, uint64_t *value, bool *known)
 {
     struct recorder *r = recorder_of(b);
-    *known = read_tsc_adjust(r, index, value) || platform_msr_read(r->ram, index, value);
+    uint64_t entered = enter_devices(r);
+    *known = read_tsc_adjust(r, index, value) || machine_msr_read(r->machine, index, value) ||
+             platform_msr_read(r->ram, index, value);
     struct event event = crossing(EVENT_MSR_READ, position, index, 0, *value);
     event.flag = *known;
-    return crossed(r, record_event(r, &event));
+    record_event(r, &event);
+    return leave_devices(r, entered);
 }
 
 static int msr_write(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known)
 {
     struct recorder *r = recorder_of(b);
-    *known = write_tsc_msr(r, index, value) || platform_msr_write(index);
+    uint64_t entered = enter_devices(r);
+    *known = write_tsc_msr(r, index, value) || machine_msr_write(r->machine, index, value) ||
+             platform_msr_write(index);
     struct event event = crossing(EVENT_MSR_WRITE, position, index, 0, value);
     event.flag = *known;
-    return crossed(r, record_event(r, &event));
+    record_event(r, &event);
+    return leave_devices(r, entered);
 }
 
 static int halted(struct boundary *b, position_t position)

@@ -64,7 +64,8 @@ static int service(struct recorder *r, struct error *err)
 {
     uint64_t entered = record_host_now_ns(r->host);
     if (r->halted)
-        record_clock_catch_up(&r->clock, entered, r->engine->ops->position(r->engine));
+        record_clock_sleep(&r->clock, entered, machine_next_deadline_ns(r->machine),
+                           r->engine->ops->position(r->engine));
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
     machine_run_timers(r->machine);
     record_offer_input(r);
@@ -151,8 +152,10 @@ static void take_hit(struct recorder *r, int stop)
 
 static int run_vcpu(struct recorder *r, struct error *err)
 {
-    r->window_wanted = machine_interrupt_pending(r->machine) && !instruction_comes_first(r);
-    struct engine_request request = {.limit = next_limit(r), .want_window = r->window_wanted};
+    r->window_priority = instruction_comes_first(r) ? 0 : machine_interrupt_priority(r->machine);
+    struct engine_request request = {.limit = next_limit(r),
+                                     .want_window = r->window_priority > 0,
+                                     .window_priority = (uint8_t)r->window_priority};
     record_host_arm(r->host, next_deadline(r));
     int stop = r->engine->ops->run(r->engine, &request, err);
     if (stop == ENGINE_STOP_BOUNDARY && !r->failed && r->debug.request && r->debug.request->points) {
@@ -227,6 +230,8 @@ static bool stop_reached(struct recorder *r)
 
 static void sleep_while_halted(struct recorder *r)
 {
+    if (r->clock.is_virtual && machine_next_deadline_ns(r->machine) != UINT64_MAX)
+        return; /* it is there already */
     uint64_t start = record_host_now_ns(r->host);
     record_host_sleep(r->host, next_deadline(r));
     r->time_halted_ns += record_host_now_ns(r->host) - start;

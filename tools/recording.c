@@ -46,6 +46,28 @@ static bool parse_engine(const char *text, enum record_engine *out)
     return false;
 }
 
+/* After the devices: some machines have none of them. */
+static int parse_machine(const struct arguments *a, struct record_options *o)
+{
+    const char *machine = argument_value(a, "machine", "pc"), *clock = argument_value(a, "clock", "host");
+    const char *seed = argument_value(a, "seed", NULL);
+    if (strcmp(machine, "pc") != 0 && strcmp(machine, "minimal") != 0)
+        return usage_error(a->command, "--machine: '%.100s' is none of pc, minimal", machine);
+    if (strcmp(clock, "host") != 0 && strcmp(clock, "virtual") != 0)
+        return usage_error(a->command, "--clock: '%.100s' is none of host, virtual", clock);
+    if (seed && !number_parse(seed, &o->seed))
+        return usage_error(a->command, "--seed: '%.100s' is not a number", seed);
+    o->board.kind = strcmp(machine, "pc") == 0 ? BOARD_PC : BOARD_MINIMAL;
+    o->clock = strcmp(clock, "host") == 0 ? RECORD_CLOCK_HOST : RECORD_CLOCK_VIRTUAL;
+    o->seeded = seed != NULL;
+    if (o->clock == RECORD_CLOCK_VIRTUAL && o->engine == RECORD_ENGINE_KVM)
+        return usage_error(a->command, "--clock virtual needs --engine emu: KVM cannot count instructions");
+    if (o->board.kind == BOARD_MINIMAL &&
+        (o->board.disk_count || o->board.share_count || o->board.net.present))
+        return usage_error(a->command, "--machine minimal has no disks, networks or shared folders");
+    return STATUS_OK;
+}
+
 static int parse_numbers(const struct arguments *a, struct record_options *o)
 {
     const char *memory = argument_value(a, "memory", NULL);
@@ -103,6 +125,8 @@ int recording_parse(struct recording *r, const struct arguments *a, const char *
     int status = parse_numbers(a, o);
     if (status == STATUS_OK)
         status = record_devices_parse(&r->devices, a, &o->board);
+    if (status == STATUS_OK)
+        status = parse_machine(a, o);
     if (status == STATUS_OK && o->max_steps && o->engine == RECORD_ENGINE_KVM)
         return usage_error(a->command, "--max-steps needs --engine emu: KVM cannot count instructions");
     if (status == STATUS_OK && !o->trace_path)

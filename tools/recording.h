@@ -36,6 +36,24 @@ struct recording {
              "What executes the guest: kvm, emu (dejavm's own emulator, needs nothing from the host), or "   \
              "auto: kvm "                                                                                    \
              "where it works. Default: auto."},                                                              \
+        {.name = "machine",                                                                                  \
+         .value = "MACHINE",                                                                                 \
+         .choices = "pc minimal",                                                                            \
+         .text = "The devices that the guest has: pc (PCI, ACPI, virtio and, in the emulator, APICs) or "    \
+                 "minimal (none of these). "                                                                 \
+                 "Default: pc."},                                                                            \
+        {.name = "clock",                                                                                    \
+         .value = "CLOCK",                                                                                   \
+         .choices = "host virtual",                                                                          \
+         .text = "Where the guest's time comes from: host (it follows the host's clock) or virtual (it "     \
+                 "follows from what the guest "                                                              \
+                 "does, an idle guest does not wait, and every recording of the same guest with the same "   \
+                 "inputs is the same; the "                                                                  \
+                 "emulator only). Default: host."},                                                          \
+        {.name = "seed",                                                                                     \
+         .value = "N",                                                                                       \
+         .text = "The guest's random numbers follow from N. Default: they are the host's; with --clock "     \
+                 "virtual, N is 0."},                                                                        \
         {.name = "initrd",                                                                                   \
          .value = "FILE",                                                                                    \
          .text = "A Linux guest's initial RAM disk; a Multiboot guest's first module."},                     \

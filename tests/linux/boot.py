@@ -70,7 +70,7 @@ def script_runs(dejavm, folder):
     console, err, _ = record(dejavm, kernel, initrd, dejavm.path("boot.dvm"))  # the engine is auto's choice
     ended = time.time()
     expect(console, "x86_64", hashlib.sha256(bytes(ZEROS)).hexdigest(), "sum=2668667000", "forks=40", "TIME",
-           "script ended with status 0", "XT-PIC", "reboot: machine restart")
+           "script ended with status 0", "IO-APIC", "reboot: machine restart")
     expect_clean(console)
     now = int(re.search(rb"now=(\d+)", console)[1])
     if not started - 2 <= now <= ended + 2:
