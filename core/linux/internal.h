@@ -192,6 +192,10 @@ struct place place_of(const struct linux_guest *g, const char *structure, const 
 
 /* ---- modules.c ---- */
 
+struct linux_unwind {
+    struct orc_table table; /* rows of the module's memory only */
+};
+
 /* The unwinding table of the module around ip, to be freed; empty when there is none. */
 void module_orc_table(struct orc_table *out, const struct linux_guest *g, const struct memory *m, gva_t ip,
                       gva_t *start, gva_t *end);

@@ -124,6 +124,8 @@ int linux_task_registers(const struct linux_guest *g, const struct linux_view *v
 #define LINUX_MODULES_MAX       1024
 #define LINUX_MODULE_RANGES_MAX 8
 
+struct linux_unwind;
+
 struct linux_section {
     const char *name;
     gva_t address;
@@ -147,7 +149,8 @@ struct linux_module {
         gva_t start;
         uint64_t size;
     } ranges[LINUX_MODULE_RANGES_MAX];
-    char *names; /* what symbols and sections point into */
+    char *names;                 /* what symbols point into */
+    struct linux_unwind *unwind; /* how to walk the stack from its code; private, may be NULL */
 };
 
 /* A copy of the list of modules at one position. */

@@ -19,7 +19,7 @@ enum {
 
 /* Of all modules together: so that many modules cannot claim a lot each. */
 struct budget {
-    size_t symbols, string_bytes;
+    size_t symbols, string_bytes, orc_rows;
 };
 
 #define ALL_SYMBOLS_MAX       ((size_t)1 << 21)
@@ -251,6 +251,47 @@ static bool read_sections(struct linux_module *out, const struct layout *l, cons
     return true;
 }
 
+/* ---- unwinding ---- */
+
+/* Of code that is still there: what a module runs only once is given back, and its addresses may be another's now. */
+static void keep_own_rows(struct orc_table *table, const struct linux_module *module)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < table->count; i++)
+        if (in_module(module, table->rows[i].start))
+            table->rows[kept++] = table->rows[i];
+    table->count = kept;
+}
+
+static void read_orc(struct orc_table *out, const struct linux_guest *g, const struct layout *l,
+                     const struct memory *m, const struct linux_module *module, size_t max)
+{
+    uint64_t count, ip_address, address;
+    if (!memory_member(m, module->address, l->orc_count, &count) ||
+        !memory_member(m, module->address, l->orc_ip, &ip_address) ||
+        !memory_member(m, module->address, l->orc, &address) || count == 0 || count > max ||
+        !g->orc_format.known)
+        return;
+    uint8_t *ips = malloc((size_t)count * 4), *entries = malloc((size_t)count * g->orc_format.bytes);
+    if (ips && entries && kernel_read(m, ip_address, ips, (size_t)count * 4) == count * 4 &&
+        kernel_read(m, address, entries, (size_t)count * g->orc_format.bytes) == count * g->orc_format.bytes)
+        orc_table_create(out, &g->orc_format, ip_address, ips, entries, (size_t)count);
+    keep_own_rows(out, module);
+    free(ips);
+    free(entries);
+}
+
+static bool read_unwind(struct linux_module *out, const struct linux_guest *g, const struct layout *l,
+                        const struct memory *m, struct budget *budget)
+{
+    out->unwind = calloc(1, sizeof(*out->unwind));
+    if (!out->unwind)
+        return false;
+    read_orc(&out->unwind->table, g, l, m, out, budget->orc_rows);
+    budget->orc_rows -= out->unwind->table.count;
+    return true;
+}
+
 /* ---- the list ---- */
 
 static bool read_users(struct linux_modules *list, struct linux_module *module, const struct layout *l,
@@ -283,10 +324,11 @@ static bool seen(const struct linux_modules *list, gva_t address)
     return false;
 }
 
-static bool read_list(struct linux_modules *list, const struct layout *l, const struct memory *m, gva_t head)
+static bool read_list(struct linux_modules *list, const struct linux_guest *g, const struct layout *l,
+                      const struct memory *m, gva_t head)
 {
     uint64_t node;
-    struct budget budget = {ALL_SYMBOLS_MAX, ALL_STRINGS_MAX_BYTES};
+    struct budget budget = {ALL_SYMBOLS_MAX, ALL_STRINGS_MAX_BYTES, ORC_MAX};
     bool good = memory_u64(m, head, &node);
     while (good && node != head && list->count < LINUX_MODULES_MAX) {
         gva_t address = node - l->list.offset;
@@ -295,7 +337,8 @@ static bool read_list(struct linux_modules *list, const struct layout *l, const 
         if (!good)
             break;
         list->count++;
-        if (!read_symbols(module, l, m, &budget) || !read_sections(module, l, m))
+        if (!read_symbols(module, l, m, &budget) || !read_sections(module, l, m) ||
+            !read_unwind(module, g, l, m, &budget))
             return false;
         good = memory_u64(m, node, &node);
     }
@@ -324,7 +367,7 @@ int linux_modules_read(struct linux_modules **out, const struct linux_guest *g, 
     if (list)
         list->list = calloc(LINUX_MODULES_MAX, sizeof(*list->list));
     find_layout(&layout, g);
-    if (!list || !list->list || !read_list(list, &layout, &m, head)) {
+    if (!list || !list->list || !read_list(list, g, &layout, &m, head)) {
         linux_modules_free(list);
         return error_set(err, -ENOMEM, "no memory for the list of modules");
     }
@@ -340,6 +383,9 @@ void linux_modules_free(struct linux_modules *m)
         struct linux_module *module = &m->list[i];
         for (size_t j = 0; j < module->section_count; j++)
             free((char *)(uintptr_t)module->sections[j].name);
+        if (module->unwind)
+            orc_table_free(&module->unwind->table);
+        free(module->unwind);
         free(module->sections);
         free(module->symbols);
         free(module->users);
@@ -383,23 +429,7 @@ bool linux_modules_symbol(const struct linux_modules *m, const char *name, gva_t
     return false;
 }
 
-/* ---- unwinding ---- */
-
-static void read_orc(struct orc_table *out, const struct linux_guest *g, const struct layout *l,
-                     const struct memory *m, gva_t module)
-{
-    uint64_t count, ip_address, address;
-    if (!memory_member(m, module, l->orc_count, &count) ||
-        !memory_member(m, module, l->orc_ip, &ip_address) || !memory_member(m, module, l->orc, &address) ||
-        count == 0 || count > ORC_MAX || !g->orc_format.known)
-        return;
-    uint8_t *ips = malloc((size_t)count * 4), *entries = malloc((size_t)count * g->orc_format.bytes);
-    if (ips && entries && kernel_read(m, ip_address, ips, (size_t)count * 4) == count * 4 &&
-        kernel_read(m, address, entries, (size_t)count * g->orc_format.bytes) == count * g->orc_format.bytes)
-        orc_table_create(out, &g->orc_format, ip_address, ips, entries, (size_t)count);
-    free(ips);
-    free(entries);
-}
+/* ---- the module of an address ---- */
 
 void module_orc_table(struct orc_table *out, const struct linux_guest *g, const struct memory *m, gva_t ip,
                       gva_t *start, gva_t *end)
@@ -420,7 +450,7 @@ void module_orc_table(struct orc_table *out, const struct linux_guest *g, const 
             *start = module.ranges[0].start;
             *end = module.ranges[0].start + module.ranges[0].size;
             if (ip >= *start && ip < *end)
-                read_orc(out, g, &layout, m, module.address);
+                read_orc(out, g, &layout, m, &module, ORC_MAX);
             return;
         }
         good = memory_u64(m, node, &node);

@@ -224,6 +224,12 @@ static int collect(struct file *f, struct error *err)
     }
     if (!f->what->without_kernel && f->g->orc.count > 0)
         f->totals.frames = debug_frame_write(&f->frames, &f->g->orc, f->g->end);
+    for (size_t i = 0; modules && i < modules->count; i++) {
+        const struct linux_module *module = &modules->list[i];
+        if (wanted(f, i) && module->unwind && module->unwind->table.count > 0)
+            f->totals.frames +=
+                debug_frame_write(&f->frames, &module->unwind->table, module->base + module->ranges[0].size);
+    }
     return 0;
 }
 
