@@ -6,14 +6,8 @@
 #include "core/x86/code_arena.h"
 #include "core/x86/stub.h"
 
-#define FSW_ES           0x0080u
-#define MXCSR_EXCEPTIONS 0x3fu
-#define MXCSR_MASK_SHIFT 7
-#define MXCSR_MASKS      (MXCSR_EXCEPTIONS << MXCSR_MASK_SHIFT)
-#define MXCSR_PRE        0x07u /* IE, DE, ZE: found before computing */
-#define MXCSR_UE         0x10u
-#define MXCSR_FTZ        0x8000u
-#define MXCSR_MM         0x20000u /* AMD: misaligned SSE operands are fine */
+#define FSW_ES   0x0080u
+#define MXCSR_MM 0x20000u /* AMD: misaligned SSE operands are fine */
 
 enum step exec_undefined(struct emu *e, const struct plan *p)
 {
@@ -252,8 +246,7 @@ static void run_quietly(struct emu *e, const struct plan *p, void *operand, uint
 /*
  * Some SIMD exception is unmasked: the instruction runs with all masked, on copies, and what it would have raised
  * decides (SDM 1, 11.5). With FTZ the host sets UE for every tiny result, exact ones too, which is what raises an
- * unmasked underflow. Known to differ from hardware: with an unmasked overflow or underflow PE is
- * that of the masked response, and DPPS and DPPD set the flags of all their steps.
+ * unmasked underflow.
  */
 static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear)
 {
@@ -285,7 +278,7 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
         found &= MXCSR_PRE;
     if (found & unmasked) {
         restore(e, &before);
-        e->cpu.fpu.mxcsr = mxcsr | found;
+        e->cpu.fpu.mxcsr = mxcsr | simd_unmasked_flags(e, p, operand, mxcsr, found);
         if (p->flags & EXEC_MMX)
             mmx_enter(&e->cpu.fpu);
         return raise_exception(e, e->cpu.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);

@@ -54,6 +54,46 @@ static enum step probe_significand(struct emu *e, const struct plan *p)
     return p->mem_access & PLAN_MEM_WRITE ? mem_check_write(e, linear, 8) : mem_read(e, linear, &value, 8);
 }
 
+/* One of the two, for itself: reads it, or sees that it can be written. */
+static enum step open_part(struct emu *e, const struct plan *p, uint64_t offset, uint8_t *data, size_t length,
+                           gva_t *linear)
+{
+    bool write = p->mem_access & PLAN_MEM_WRITE;
+    enum step step = segment_linear(e, p->seg, offset, length, segment_access(p), linear);
+    if (step == STEP_NEXT && write)
+        step = mem_check_write(e, *linear, length);
+    /* A store that raises an unmasked exception leaves its operand as it was. */
+    if (step == STEP_NEXT && (!write || (~e->cpu.fpu.fcw & 0x3f)))
+        step = mem_read(e, *linear, data, length);
+    return step;
+}
+
+/* The second one begins at offset 0: each wraps round at the address size. */
+static enum step exec_x87_wrapped(struct emu *e, const struct plan *p, uint64_t offset)
+{
+    gva_t low, high;
+    uint8_t data[16] = {0};
+    x87_sync(e);
+    enum step step = open_part(e, p, offset, data, 8, &low);
+    if (step == STEP_NEXT)
+        step = open_part(e, p, truncate_to(offset + 8, p->addr_size), data + 8, 2, &high);
+    if (step != STEP_NEXT)
+        return step;
+    call_x87(e, p, data);
+    if (p->mem_access & PLAN_MEM_WRITE) {
+        step = mem_write(e, low, data, 8);
+        if (step == STEP_NEXT)
+            step = mem_write(e, high, data + 8, 2);
+    }
+    return step;
+}
+
+static bool second_access_wraps(const struct emu *e, const struct plan *p)
+{
+    uint64_t offset = plan_offset(e, p);
+    return p->mem_bytes == 10 && p->addr_size < 8 && truncate_to(offset + 8, p->addr_size) < 8;
+}
+
 static enum step exec_x87(struct emu *e, const struct plan *p)
 {
     gva_t linear;
@@ -66,6 +106,8 @@ static enum step exec_x87(struct emu *e, const struct plan *p)
     if (p->mem_access)
         data = operand_host(e, p, p->mem_access);
     if (p->mem_access && !data) {
+        if (second_access_wraps(e, p))
+            return exec_x87_wrapped(e, p, plan_offset(e, p));
         step = p->mem_bytes == 10 ? probe_significand(e, p) : STEP_NEXT;
         if (step == STEP_NEXT)
             step = plan_linear(e, p, p->mem_bytes, segment_access(p), &linear);

@@ -91,6 +91,20 @@ void fx_load_x87(struct emu *e, const struct plan *p, const uint8_t *image);
 void fx_store_xmm(const struct emu *e, const struct plan *p, uint8_t *image);
 void fx_load_xmm(struct emu *e, const struct plan *p, const uint8_t *image);
 
+#define MXCSR_EXCEPTIONS 0x3fu
+#define MXCSR_MASK_SHIFT 7
+#define MXCSR_MASKS      (MXCSR_EXCEPTIONS << MXCSR_MASK_SHIFT)
+#define MXCSR_PRE        0x07u /* IE, DE, ZE: found before computing */
+#define MXCSR_UE         0x10u
+#define MXCSR_FTZ        0x8000u
+
+/*
+ * The flags that an instruction with an unmasked exception sets. found: those that it sets with all exceptions masked (UE for
+ * every tiny result when UE is unmasked). Registers are as they were before it; memory: its memory operand. simd_flags.c
+ */
+uint32_t simd_unmasked_flags(const struct emu *e, const struct plan *p, const uint8_t *memory, uint32_t mxcsr,
+                             uint32_t found);
+
 /* AH as LAHF has it, and bit 3 of AL for OF: what the stub's ADD AL, 0x78 and SAHF take. */
 static inline uint32_t stub_pack_flags(uint64_t rflags)
 {

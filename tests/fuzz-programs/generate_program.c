@@ -109,7 +109,7 @@ static bool is_category_left_out(ZydisInstructionCategory category)
 
 /*
  * Where two CPUs may differ, and what is said about them elsewhere: which of several accesses faults first, what the x87
- * pointers in memory hold, exceptions that are raised step by step. And what depends on flags that are the kernel's.
+ * pointers in memory hold. And what depends on flags that are the kernel's.
  */
 static bool is_left_out(ZydisMnemonic mnemonic)
 {
@@ -118,7 +118,6 @@ static bool is_left_out(ZydisMnemonic mnemonic)
         ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64,
         ZYDIS_MNEMONIC_FNSAVE, ZYDIS_MNEMONIC_FNSTENV,  ZYDIS_MNEMONIC_FLDENV,  ZYDIS_MNEMONIC_FRSTOR,
         ZYDIS_MNEMONIC_PUSHA,  ZYDIS_MNEMONIC_PUSHAD,   ZYDIS_MNEMONIC_POPA,    ZYDIS_MNEMONIC_POPAD,
-        ZYDIS_MNEMONIC_DPPS,   ZYDIS_MNEMONIC_DPPD,     ZYDIS_MNEMONIC_VDPPS,   ZYDIS_MNEMONIC_VDPPD,
         ZYDIS_MNEMONIC_POPF,   ZYDIS_MNEMONIC_POPFD,    ZYDIS_MNEMONIC_POPFQ,   ZYDIS_MNEMONIC_PUSHF,
         ZYDIS_MNEMONIC_PUSHFD, ZYDIS_MNEMONIC_PUSHFQ,   ZYDIS_MNEMONIC_CLI,     ZYDIS_MNEMONIC_STI,
         ZYDIS_MNEMONIC_CPUID,  ZYDIS_MNEMONIC_LAR,      ZYDIS_MNEMONIC_LSL,     ZYDIS_MNEMONIC_VERR,

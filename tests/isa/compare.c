@@ -4,10 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MXCSR_OE_UE 0x18u
-#define MXCSR_PE    0x20u
-#define FSW_ES      0x80u
-#define PF_P        1u
+#define FSW_ES 0x80u
+#define PF_P   1u
 
 typedef unsigned long long ull;
 
@@ -18,13 +16,6 @@ static void append(char *text, size_t size, const char *format, ...)
     va_start(list, format);
     vsnprintf(text + n, size - n, format, list);
     va_end(list);
-}
-
-/* They raise their exceptions step by step. */
-static bool is_dot_product(unsigned mnemonic)
-{
-    return mnemonic == ZYDIS_MNEMONIC_DPPS || mnemonic == ZYDIS_MNEMONIC_DPPD ||
-           mnemonic == ZYDIS_MNEMONIC_VDPPS || mnemonic == ZYDIS_MNEMONIC_VDPPD;
 }
 
 /* x87 pointers have the 57 bits that a linear address can have. */
@@ -70,14 +61,6 @@ void isa_forgive(const struct isa_case *c, struct isa_result *native, struct isa
     /* Under a hypervisor that emulates INT1, RIP stays where it was; a trap's is after the instruction (SDM 2, INT1). */
     if (c->mnemonic == ZYDIS_MNEMONIC_INT1 && native->vector == VEC_DB && native->state.rip == c->in.rip)
         native->state.rip += c->length;
-    if (native->vector != VEC_XM || guest->vector != VEC_XM)
-        return;
-    /* PE beside an unmasked overflow or underflow would have to be that of a result with an unbounded exponent. */
-    uint32_t host = native->state.fpu.mxcsr, own = guest->state.fpu.mxcsr;
-    if (host & MXCSR_OE_UE)
-        native->state.fpu.mxcsr = (host & ~MXCSR_PE) | (own & MXCSR_PE);
-    if (is_dot_product(c->mnemonic))
-        native->state.fpu.mxcsr = own;
 }
 
 static unsigned fpu_differences(char *text, size_t size, const struct isa_case *c, const struct fpu_state *a,

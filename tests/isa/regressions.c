@@ -50,6 +50,9 @@ const struct isa_regression isa_regressions[] = {
      {0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x66, 0x2e, 0x64, 0x66, 0x66, 0xc7, 0xe6},
      "undefined, of 15 bytes or more"},
     {true, 2, {0x0f, 0xff}, "UD0 has no ModRM byte on AMD's CPUs"},
+    {false, 4, {0x67, 0x65, 0xdf, 0x35}, "FBSTP: each of two accesses wraps at the address size"},
+    {true, 6, {0xc4, 0xe3, 0x75, 0x40, 0x03, 0xf1}, "VDPPS: the first step that raises an exception ends it"},
+    {true, 5, {0xc4, 0xe2, 0xf1, 0xb8, 0x03}, "VFMADD231PD: PE beside an unmasked overflow or underflow"},
     {true, 2, {0x0f, 0x31}, "RDTSC as the last instruction before an absent page"},
 };
 

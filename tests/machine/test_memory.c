@@ -303,6 +303,29 @@ static void fetch_outside_ram_is_undefined_and_non_canonical_faults(void **state
     rig_assert_fault(r, mmu_fetch_page(r->e, 0x800000000000, &page, &host), VEC_GP, 0);
 }
 
+/* The significand and the rest of an 80-bit operand are two accesses, and each wraps round at the address size. */
+static void an_80_bit_operand_wraps_between_its_two_accesses(void **state)
+{
+    struct rig *r = *state;
+    rig_protected(r, 0);
+    r->e->cpu.seg[SEG_DS].base = 0x100000;
+    r->e->cpu.gpr[GPR_RBX] = 0xfff8;
+    assert_int_equal(rig_exec(r, "\xd9\xe8", 2), STEP_NEXT);     /* fld1 */
+    assert_int_equal(rig_exec(r, "\x67\xdb\x3f", 3), STEP_NEXT); /* fstp tbyte [bx] */
+    assert_int_equal(rig_u64(r, 0x10fff8), 1ull << 63);
+    assert_int_equal(rig_u16(r, 0x100000), 0x3fff);
+    assert_int_equal(rig_u16(r, 0x110000), 0);
+    rig_put16(r, 0x100000, 0xc000);
+    assert_int_equal(rig_exec(r, "\x67\xdb\x2f", 3), STEP_NEXT);         /* fld tbyte [bx] */
+    assert_int_equal(rig_exec(r, "\xdd\x1d\0\x20\x10\0", 6), STEP_NEXT); /* fstp qword [0x102000] */
+    assert_int_equal(rig_u64(r, 0x202000), 0xc000000000000000);
+    /* With 32-bit addresses nothing wraps here, and one byte further nothing does either. */
+    assert_int_equal(rig_exec(r, "\xd9\xe8", 2), STEP_NEXT);
+    assert_int_equal(rig_exec(r, "\xdb\x3b", 2), STEP_NEXT); /* fstp tbyte [ebx] */
+    assert_int_equal(rig_u16(r, 0x110000), 0x3fff);
+    assert_int_equal(rig_u16(r, 0x100000), 0xc000);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
@@ -316,6 +339,7 @@ int main(void)
         TEST(a_failing_boundary_stops_before_ram_changes),
         TEST(operands_are_bounced_where_they_cannot_be_used_in_place),
         TEST(data_breakpoints_become_pending),
+        TEST(an_80_bit_operand_wraps_between_its_two_accesses),
         TEST(alignment_is_checked_at_cpl_3_with_am_and_ac),
         TEST(fetch_outside_ram_is_undefined_and_non_canonical_faults),
     };
