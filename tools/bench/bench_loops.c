@@ -27,7 +27,7 @@ struct options {
 struct result {
     double steps_per_iteration;
     double steps_per_second;
-    double emulator_ns, host_ns; /* per iteration */
+    double emulator_ns, host_ns; /* per iteration; host_ns 0: not there */
 };
 
 /* The thread's own time: nothing here waits, and other processes on the machine do not count. */
@@ -77,17 +77,18 @@ static int measure(const struct bench *b, const struct bench_loop *loop, unsigne
                    struct error *err)
 {
     double rate[RUNS_MAX], guest_ns[RUNS_MAX], host_ns[RUNS_MAX];
-    uint64_t guest_count, host_count, steps = 0, ns;
+    uint64_t guest_count, host_count = 1, steps = 0, ns;
     int result = calibrate(b, loop, false, GUEST_TIME_NS, &guest_count, err);
-    if (result == 0)
+    bool on_host = !(loop->flags & LOOP_GUEST_ONLY);
+    if (result == 0 && on_host)
         result = calibrate(b, loop, true, HOST_TIME_NS, &host_count, err);
     for (unsigned i = 0; result == 0 && i < runs; i++) {
         result = timed(b, loop, false, guest_count, &steps, &ns, err);
         rate[i] = (double)steps * 1e9 / (double)(ns ? ns : 1);
         guest_ns[i] = (double)ns / (double)guest_count;
-        if (result == 0)
+        if (result == 0 && on_host)
             result = timed(b, loop, true, host_count, NULL, &ns, err);
-        host_ns[i] = (double)ns / (double)host_count;
+        host_ns[i] = on_host ? (double)ns / (double)host_count : 0;
     }
     if (result < 0)
         return result;
@@ -102,8 +103,12 @@ static int measure(const struct bench *b, const struct bench_loop *loop, unsigne
 
 static void print_row(const struct bench_loop *loop, const struct result *r)
 {
-    printf("%-10s %10.1f %14.1f %14.2f %14.2f %8.1f\n", loop->name, r->steps_per_iteration,
-           r->steps_per_second / 1e6, r->emulator_ns, r->host_ns, r->emulator_ns / r->host_ns);
+    printf("%-14s %10.1f %14.1f %14.2f", loop->name, r->steps_per_iteration, r->steps_per_second / 1e6,
+           r->emulator_ns);
+    if (r->host_ns > 0)
+        printf(" %14.2f %8.1f\n", r->host_ns, r->emulator_ns / r->host_ns);
+    else
+        printf(" %14s %8s\n", "-", "-");
     fflush(stdout);
 }
 
@@ -115,8 +120,10 @@ static void json_row(struct json *j, const struct bench_loop *loop, const struct
     json_u64(j, "steps_per_second", (uint64_t)r->steps_per_second);
     json_u64(j, "milli_steps_per_iteration", (uint64_t)(r->steps_per_iteration * 1e3 + 0.5));
     json_u64(j, "emulator_ps_per_iteration", (uint64_t)(r->emulator_ns * 1e3));
-    json_u64(j, "host_ps_per_iteration", (uint64_t)(r->host_ns * 1e3));
-    json_u64(j, "slowdown_percent", (uint64_t)(r->emulator_ns / r->host_ns * 100));
+    if (r->host_ns > 0) {
+        json_u64(j, "host_ps_per_iteration", (uint64_t)(r->host_ns * 1e3));
+        json_u64(j, "slowdown_percent", (uint64_t)(r->emulator_ns / r->host_ns * 100));
+    }
     json_close_object(j);
 }
 
@@ -134,8 +141,8 @@ static int run(const struct bench *b, const struct options *o, struct error *err
         json_array(&json, "loops");
     } else {
         printf("dejavm %s, engine emu, on %s; medians of %u runs\n", DEJAVM_VERSION, cpu, o->runs);
-        printf("%-10s %10s %14s %14s %14s %8s\n", "loop", "steps", "million", "emulator", "host", "slower");
-        printf("%-10s %10s %14s %14s %14s %8s\n", "", "per iter.", "steps/s", "ns per iter.", "ns per iter.",
+        printf("%-14s %10s %14s %14s %14s %8s\n", "loop", "steps", "million", "emulator", "host", "slower");
+        printf("%-14s %10s %14s %14s %14s %8s\n", "", "per iter.", "steps/s", "ns per iter.", "ns per iter.",
                "times");
     }
     int result = 0;
@@ -233,7 +240,7 @@ int bench_loops_command(int argc, char **argv)
         return status;
     if (o.list) {
         for (size_t i = 0; i < bench_loop_count; i++)
-            printf("%-10s %s\n", bench_loops[i].name, bench_loops[i].what);
+            printf("%-14s %s\n", bench_loops[i].name, bench_loops[i].what);
         return 0;
     }
     int result = bench_guest_create(&b.guest, &err);

@@ -140,6 +140,86 @@ LOOP page_walk
         jnz     1b
 LOOP_END page_walk
 
+/* Jumps through a table of four, picked by a random number. */
+LOOP indirect
+        mov     rax, 88172645463325252
+        lea     r10, [rip + 5f]
+1:      mov     rdx, rax
+        shl     rdx, 13
+        xor     rax, rdx
+        mov     rdx, rax
+        shr     rdx, 7
+        xor     rax, rdx
+        mov     edx, eax
+        and     edx, 3
+        lea     r11, [r10 + rdx * 8]
+        jmp     r11
+        .balign 8
+5:      inc     r8
+        jmp     2f
+        .balign 8
+        inc     r9
+        jmp     2f
+        .balign 8
+        dec     r8
+        jmp     2f
+        .balign 8
+        dec     r9
+2:      dec     rcx
+        jnz     1b
+LOOP_END indirect
+
+/* Integers and floating point in YMM registers. */
+LOOP avx2
+        vpxor   ymm0, ymm0, ymm0
+        vpcmpeqd ymm1, ymm1, ymm1
+1:      vpaddd  ymm0, ymm0, ymm1
+        vpslld  ymm2, ymm0, 3
+        vpxor   ymm3, ymm2, ymm0
+        vpmulld ymm4, ymm3, ymm2
+        vpshufb ymm5, ymm4, ymm3
+        vcvtdq2ps ymm6, ymm5
+        vaddps  ymm6, ymm6, ymm6
+        vmovdqu [rdi], ymm6
+        dec     rcx
+        jnz     1b
+        vzeroupper
+LOOP_END avx2
+
+/* A load faults; the handler goes on behind it. The instruction's length is the handler's, bench_handlers. */
+LOOP page_fault
+        mov     esi, 0x40000000
+1:      mov     rax, [rsi]
+        dec     rcx
+        jnz     1b
+LOOP_END page_fault
+
+/* From CPL 3 and back. 110 is getppid() on Linux; the guest's kernel goes back at once, but for 1. */
+LOOP syscall
+1:      mov     r8, rcx
+        mov     eax, 110
+        syscall
+        mov     rcx, r8
+        dec     rcx
+        jnz     1b
+LOOP_END syscall
+
+/* Through the IDT to a handler that returns. */
+LOOP interrupt
+1:      int     0x20
+        dec     rcx
+        jnz     1b
+LOOP_END interrupt
+
+/* The immediate operand of an instruction ahead is written each time. */
+LOOP self_modifying
+1:      mov     dword ptr [rip + 2f + 1], ecx
+        lea     r8, [r8 + rax]
+2:      mov     eax, 0x12345678
+        dec     rcx
+        jnz     1b
+LOOP_END self_modifying
+
 /* A hash table with chains: what compiled code is like. */
 LOOP mixed
         mov     r8d, 1
@@ -169,5 +249,23 @@ LOOP mixed
         ret
 5:
 LOOP_END mixed
+
+/* What the guest's IDT and LSTAR lead to: #PF, INT 0x20, SYSCALL. At CPL 3 the guest ends with SYSCALL 1. */
+        .globl  bench_handlers, bench_handler_interrupt, bench_handler_syscall, bench_handlers_end
+        .hidden bench_handlers, bench_handler_interrupt, bench_handler_syscall, bench_handlers_end
+        .balign 64
+bench_handlers:
+        add     rsp, 8                  /* the error code */
+        add     qword ptr [rsp], 3      /* the length of mov rax, [rsi] */
+        iretq
+bench_handler_interrupt:
+        iretq
+bench_handler_syscall:
+        cmp     eax, 1
+        je      1f
+        sysretq
+1:      hlt
+        jmp     1b
+bench_handlers_end:
 
         .section .note.GNU-stack, "", @progbits

@@ -1,18 +1,24 @@
 #include "tools/bench/loops.h"
 
 #define LOOPS(X)                                                                                             \
-    X(integer, "arithmetic, logic and shifts between registers")                                             \
-    X(memory, "loads, stores and read-modify-write within 32 KiB")                                           \
-    X(branch, "branches that depend on random numbers")                                                      \
-    X(call, "calls and returns with a frame")                                                                \
-    X(sse, "scalar and packed SSE2")                                                                         \
-    X(x87, "x87 arithmetic")                                                                                 \
-    X(string, "REP MOVSQ and REP STOSB of 4 KiB")                                                            \
-    X(page_walk, "each load from another of 4096 pages")                                                     \
-    X(mixed, "a hash table: multiplications, loads, stores, branches, calls")
+    X(integer, 0, "arithmetic, logic and shifts between registers")                                          \
+    X(memory, 0, "loads, stores and read-modify-write within 32 KiB")                                        \
+    X(branch, 0, "branches that depend on random numbers")                                                   \
+    X(call, 0, "calls and returns with a frame")                                                             \
+    X(indirect, 0, "jumps to one of four places, picked by random numbers")                                  \
+    X(sse, 0, "scalar and packed SSE2")                                                                      \
+    X(avx2, 0, "packed AVX2")                                                                                \
+    X(x87, 0, "x87 arithmetic")                                                                              \
+    X(string, 0, "REP MOVSQ and REP STOSB of 4 KiB")                                                         \
+    X(page_walk, 0, "each load from another of 4096 pages: misses the TLB")                                  \
+    X(page_fault, LOOP_GUEST_ONLY, "a load that faults, and a handler that skips it")                        \
+    X(syscall, LOOP_USER, "SYSCALL and SYSRET")                                                              \
+    X(interrupt, LOOP_GUEST_ONLY, "INT n and IRET")                                                          \
+    X(self_modifying, 0, "an instruction is written, then executed")                                         \
+    X(mixed, 0, "a hash table: multiplications, loads, stores, branches, calls")
 
-#define DECLARE(name, what) extern const uint8_t bench_##name[], bench_##name##_end[];
-#define ENTRY(name, what)   {#name, what, bench_##name, bench_##name##_end},
+#define DECLARE(name, flags, what) extern const uint8_t bench_##name[], bench_##name##_end[];
+#define ENTRY(name, flags, what)   {#name, what, flags, bench_##name, bench_##name##_end},
 
 LOOPS(DECLARE)
 
