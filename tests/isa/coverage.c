@@ -79,7 +79,7 @@ static const char preface[] =
     "(`forms.c`): all maps,\n"
     "mandatory prefixes, operand and address size prefixes, REX.W, LOCK, REP, VEX.W and VEX.L, all of ModRM "
     "that can\n"
-    "select. Random bytes after each opcode find a form that the walk would have missed.\n"
+    "select. A million random instructions (`test_isa_decode`) must have no form that the walk missed.\n"
     "\n"
     "Each form with a memory operand is tried with the operand aligned, unaligned, across two pages that can "
     "be written,\n"

@@ -143,8 +143,8 @@ unsigned isa_template_bytes(const struct isa_template *t, bool long_mode, uint8_
             out[n++] = 0x66;
         if (t->prefix)
             out[n++] = t->prefix;
-        if (t->w && long_mode)
-            out[n++] = 0x48;
+        if ((t->w || t->b) && long_mode)
+            out[n++] = (uint8_t)(0x40 | (t->w ? 8 : 0) | (t->b ? 1 : 0));
         if (t->map)
             out[n++] = 0x0f;
         if (t->map > 1)
@@ -216,7 +216,7 @@ static bool try_modrm(struct walk *w, struct isa_template *t)
         return true;
     for (unsigned m = 0; m < 64; m++) {
         t->modrm = (uint8_t)(0xc0 | m);
-        if (!t->p67 && try_template(w, t) < 0)
+        if (try_template(w, t) < 0)
             return false;
     }
     for (unsigned reg = 0; reg < 8; reg++) {
@@ -252,6 +252,11 @@ static bool walk_legacy(struct walk *w)
             if (!is_escape(t.map, opcode) && !try_modrm(w, &t))
                 return false;
         }
+        /* NOP with REX.B is XCHG. */
+        t.opcode = 0x90;
+        t.b = w->forms->long_mode;
+        if (t.map == 0 && !try_modrm(w, &t))
+            return false;
     }
     return true;
 }

@@ -58,8 +58,8 @@ static void put_prefixes(struct isa_random *r, struct bytes *b, const struct isa
 static void put_legacy_opcode(struct isa_random *r, struct bytes *b, const struct isa_template *t,
                               bool long_mode)
 {
-    if (long_mode && (t->w || isa_one_in(r, 2)))
-        put(b, 0x40 | (t->w ? 8 : 0) | isa_below(r, 8));
+    if (long_mode && (t->w || t->b || isa_one_in(r, 2)))
+        put(b, 0x40 | (t->w ? 8 : 0) | (t->b ? 1 : 0) | isa_below(r, 8));
     if (t->map)
         put(b, 0x0f);
     if (t->map > 1)

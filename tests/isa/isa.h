@@ -87,6 +87,7 @@ enum isa_reason {
 struct isa_template {
     bool vex, w, l, p66, p67, lock, has_modrm, group; /* group: ModRM.reg selects the instruction */
     bool fixed_rm;                                    /* ModRM.rm selects it too */
+    bool b;                                           /* REX.B selects it (90) */
     uint8_t map, opcode, modrm;
     uint8_t prefix; /* 0, F3, F2; VEX: pp */
 };

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/x86/allow_list.h"
 #include "core/x86/code_arena.h"
 #include "core/x86/emu.h"
 #include "core/x86/stub.h"
@@ -22,6 +23,8 @@ struct bench {
     struct engine *engine;
     struct emu *e;
 };
+
+#define RANDOM_INSTRUCTIONS 1000000u
 
 static void bench_open(struct bench *b, enum cpu_profile profile)
 {
@@ -161,6 +164,74 @@ static void an_undefined_instruction_has_a_length_too(void **state)
     bench_close(&b);
 }
 
+/* Prefixes, opcodes of all maps and of VEX, and what follows, at random. */
+static void random_instruction(struct isa_random *r, uint8_t *bytes)
+{
+    static const uint8_t prefixes[] = {0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x36, 0x64, 0x48, 0x41};
+    unsigned n = 0;
+    for (unsigned i = 0; i < 15; i++)
+        bytes[i] = (uint8_t)isa_random(r);
+    while (n < 4 && !isa_one_in(r, 3))
+        bytes[n++] = prefixes[isa_below(r, sizeof prefixes)];
+    switch (isa_below(r, 6)) {
+    case 0:
+        break;
+    case 1:
+    case 2:
+        bytes[n] = 0x0f;
+        break;
+    case 3:
+        bytes[n] = 0x0f;
+        bytes[n + 1] = isa_one_in(r, 2) ? 0x38 : 0x3a;
+        break;
+    case 4:
+        bytes[n] = 0xc5;
+        break;
+    default:
+        bytes[n] = 0xc4;
+        bytes[n + 1] = (uint8_t)((bytes[n + 1] & 0xe0) | (1 + isa_below(r, 3)));
+        break;
+    }
+}
+
+/* The table that the comparison with the host takes its forms from lacks nothing that random bytes come upon. */
+static void every_form_that_random_bytes_have_is_in_the_table(void **state)
+{
+    (void)state;
+    struct cpu_model model;
+    struct isa_random r = {.s = 3};
+    unsigned defined = 0, missed = 0;
+    cpu_model_init(&model, CPU_PROFILE_EMU);
+    for (unsigned long_mode = 0; long_mode < 2; long_mode++) {
+        struct isa_forms *forms = isa_forms_create(long_mode);
+        ZydisDecoder decoder;
+        ZydisDecodedInstruction insn;
+        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+        assert_non_null(forms);
+        isa_init_decoder(&decoder, long_mode);
+        for (unsigned i = 0; i < RANDOM_INSTRUCTIONS; i++) {
+            uint8_t bytes[15];
+            random_instruction(&r, bytes);
+            if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, sizeof bytes, &insn, operands)) ||
+                !allow_list_model_has(&model, &insn))
+                continue;
+            defined++;
+            if (isa_forms_find(forms, &insn, operands) >= 0)
+                continue;
+            ZydisDisassembledInstruction d;
+            bool good = ZYAN_SUCCESS(ZydisDisassembleIntel(decoder.machine_mode, 0, bytes, sizeof bytes, &d));
+            if (missed++ < 20)
+                printf("%u-bit code: %s (%02x %02x %02x %02x %02x %02x %02x %02x) is in no form\n",
+                       32 << long_mode, good ? d.text : "?", bytes[0], bytes[1], bytes[2], bytes[3], bytes[4],
+                       bytes[5], bytes[6], bytes[7]);
+        }
+        isa_forms_destroy(forms);
+    }
+    printf("%u random instructions, %u of them in no form\n", defined, missed);
+    assert_true(defined > RANDOM_INSTRUCTIONS / 2);
+    assert_int_equal(missed, 0);
+}
+
 static void an_extension_that_is_not_advertised_is_undefined(void **state)
 {
     (void)state;
@@ -279,6 +350,7 @@ int main(void)
         cmocka_unit_test(nothing_that_the_model_has_is_lacking),
         cmocka_unit_test(the_length_of_what_is_defined_is_what_the_decoder_says),
         cmocka_unit_test(an_undefined_instruction_has_a_length_too),
+        cmocka_unit_test(every_form_that_random_bytes_have_is_in_the_table),
         cmocka_unit_test(an_extension_that_is_not_advertised_is_undefined),
         cmocka_unit_test(an_instruction_that_goes_on_needs_more_bytes),
         cmocka_unit_test(the_fields_of_a_plan_say_what_the_instruction_says),

@@ -368,11 +368,51 @@ static void descriptor_tables_are_loaded_and_stored(void **state)
     assert_int_equal(s->idtr.base, 0x654321);
     rig_protected(r, 3);
     rig_assert_fault(r, rig_exec(r, "\x0f\x01\x1b", 3), VEC_GP, 0);
-    assert_int_equal(rig_exec(r, "\x0f\x01\x0b", 3), STEP_NEXT); /* sidt [ebx] */
-    s->cr4 |= CR4_UMIP;
-    rig_assert_fault(r, rig_exec(r, "\x0f\x01\x0b", 3), VEC_GP, 0);
-    rig_assert_fault(r, rig_exec(r, "\x0f\x01\xe0", 3), VEC_GP, 0); /* smsw eax */
-    rig_assert_fault(r, rig_exec(r, "\x0f\x00\xc8", 3), VEC_GP, 0); /* str eax */
+}
+
+/* SDM 3, 2.5, UMIP: what reveals where system tables are is for the supervisor; without UMIP it is for everybody. */
+static void umip_keeps_system_state_from_user_code(void **state)
+{
+    static const struct {
+        const char *bytes;
+        unsigned length, stored; /* bytes in memory; 0: in EAX */
+        uint64_t value;
+    } cases[] = {
+        {"\x0f\x01\x03", 3, 6, (uint64_t)RIG_GDT << 16 | 0xfff}, /* sgdt [ebx] */
+        {"\x0f\x01\x0b", 3, 6, (uint64_t)RIG_IDT << 16 | 0x7ff}, /* sidt [ebx] */
+        {"\x0f\x00\x03", 3, 2, SEL_LDT},                         /* sldt [ebx] */
+        {"\x0f\x00\xc0", 3, 0, SEL_LDT},                         /* sldt eax */
+        {"\x0f\x00\x0b", 3, 2, SEL_TSS},                         /* str [ebx] */
+        {"\x0f\x00\xc8", 3, 0, SEL_TSS},                         /* str eax */
+        {"\x0f\x01\x23", 3, 2, CR0_PE | CR0_ET | CR0_NE},        /* smsw [ebx] */
+        {"\x0f\x01\xe0", 3, 0, CR0_PE | CR0_ET | CR0_NE},        /* smsw eax */
+    };
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    for (unsigned cpl = 0; cpl <= 3; cpl += 3)
+        for (unsigned umip = 0; umip < 2; umip++)
+            for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+                rig_protected(r, cpl);
+                s->cr0 = CR0_PE | CR0_ET | CR0_NE;
+                s->cr4 = umip ? CR4_UMIP : 0;
+                s->idtr = (struct descriptor_table){RIG_IDT, 0x7ff};
+                s->ldtr.selector = SEL_LDT;
+                s->tr.selector = SEL_TSS;
+                s->gpr[GPR_RBX] = 0x100000;
+                s->gpr[GPR_RAX] = ~0ull;
+                rig_put64(r, 0x100000, ~0ull);
+                enum step step = rig_exec(r, cases[i].bytes, cases[i].length);
+                if (umip && cpl) {
+                    rig_assert_fault(r, step, VEC_GP, 0);
+                    assert_int_equal(rig_u64(r, 0x100000), ~0ull);
+                    assert_int_equal(s->gpr[GPR_RAX], ~0ull);
+                    continue;
+                }
+                assert_int_equal(step, STEP_NEXT);
+                uint64_t beyond = cases[i].stored ? ~0ull << (8 * cases[i].stored) : 0;
+                uint64_t got = cases[i].stored ? rig_u64(r, 0x100000) : s->gpr[GPR_RAX];
+                assert_int_equal(got, cases[i].value | beyond);
+            }
 }
 
 static void ltr_and_lldt_check_and_load(void **state)
@@ -417,6 +457,7 @@ int main(void)
         TEST(mov_from_sreg_fills_registers_and_16_bits_of_memory),
         TEST(lar_lsl_verr_verw_tell_without_faulting),
         TEST(descriptor_tables_are_loaded_and_stored),
+        TEST(umip_keeps_system_state_from_user_code),
         TEST(ltr_and_lldt_check_and_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
