@@ -5,30 +5,18 @@
 #include <string.h>
 
 #include "core/x86/inspect.h"
+#include "tools/trace_linux.h"
 
 /* What is looked at while the report is made. */
 struct maker {
     struct crash_report *report;
     struct trace_target *target;
-    struct linux_guest *linux_guest; /* or NULL */
-    struct linux_modules *modules;   /* or NULL */
     const struct timeline_interrupt *interrupt;
 };
 
-static struct linux_view view_here(const struct maker *m)
-{
-    return (struct linux_view){.ram = trace_target_ram(m->target), .state = trace_target_state(m->target)};
-}
-
 static void name_of(const struct maker *m, gva_t address, char *out, size_t size)
 {
-    out[0] = '\0';
-    if (m->linux_guest)
-        linux_describe(m->linux_guest, address, out, size);
-    if (!out[0])
-        linux_modules_describe(m->modules, address, out, size);
-    if (!out[0])
-        trace_target_describe(m->target, address, out, size);
+    trace_target_describe(m->target, address, out, size);
 }
 
 static void add_frame(const struct maker *m, struct report_actor *a, const struct linux_frame *frame,
@@ -71,13 +59,14 @@ static size_t frame_pointer_chain(const struct maker *m, struct linux_frame *out
 static void look_at_actor(const struct maker *m, struct report_actor *a, size_t max)
 {
     struct linux_frame frames[REPORT_FRAMES_MAX];
-    struct linux_view view = view_here(m);
+    const struct linux_guest *g = m->target->kernel->guest;
+    const struct linux_view view = trace_linux_view(m->target);
     struct error ignored;
     *a = (struct report_actor){0};
-    bool kernel = m->linux_guest && linux_guest_is_up(m->linux_guest, &view);
-    a->have_task = kernel && linux_task_current(m->linux_guest, &view, &a->task, &ignored) == 0;
-    size_t count = kernel ? linux_backtrace(m->linux_guest, &view, view.state, frames, max)
-                          : frame_pointer_chain(m, frames, max);
+    bool kernel = g && linux_guest_is_up(g, &view);
+    a->have_task = kernel && linux_task_current(g, &view, &a->task, &ignored) == 0;
+    size_t count =
+        kernel ? linux_backtrace(g, &view, view.state, frames, max) : frame_pointer_chain(m, frames, max);
     for (size_t i = 0; i < count; i++) {
         add_frame(m, a, &frames[i], i > 0 && !frames[i].entry && !frames[i].user);
     }
@@ -147,38 +136,14 @@ static int look_at_events(struct maker *m, struct error *err)
     return code < 0 ? code : 0;
 }
 
-/* Finds the kernel where it is surely up: where the guest told of its crash, or at the end. */
-static int find_linux(struct maker *m, struct error *err)
-{
-    position_t where = m->target->end;
-    char text[CRASH_TEXT_BYTES];
-    struct error reason = {0};
-    if (!crash_first_mark(m->target, &where, text, sizeof(text), &reason) && reason.code < 0) {
-        *err = reason;
-        return reason.code;
-    }
-    int code = timeline_goto(m->target->timeline, where, m->interrupt, err);
-    if (code < 0)
-        return code;
-    struct linux_view view = view_here(m);
-    if (linux_guest_open(&m->linux_guest, &view, &reason) < 0) {
-        m->linux_guest = NULL;
-        return 0;
-    }
-    snprintf(m->report->banner, sizeof(m->report->banner), "%s", linux_guest_banner(m->linux_guest));
-    if (linux_modules_read(&m->modules, m->linux_guest, &view, &reason) < 0)
-        m->modules = NULL;
-    return 0;
-}
-
 static int make(struct maker *m, struct error *err)
 {
     struct crash_report *r = m->report;
-    int code = find_linux(m, err);
-    if (code == 0)
-        code = crash_find(m->target, m->linux_guest, m->interrupt, &r->site, err);
+    int code = crash_find(m->target, m->interrupt, &r->site, err);
     if (code < 0 || r->site.kind == CRASH_NONE)
         return code;
+    if (m->target->kernel->guest)
+        snprintf(r->banner, sizeof(r->banner), "%s", linux_guest_banner(m->target->kernel->guest));
     r->state = *trace_target_state(m->target);
     x86_disassemble(trace_target_ram(m->target), &r->state, r->instruction, sizeof(r->instruction));
     look_at_actor(m, &r->actor, REPORT_FRAMES_MAX);
@@ -191,10 +156,7 @@ int crash_report_make(struct crash_report *r, struct trace_target *t,
 {
     struct maker m = {.report = r, .target = t, .interrupt = interrupt};
     *r = (struct crash_report){.end = t->end};
-    int code = make(&m, err);
-    linux_modules_free(m.modules);
-    linux_guest_close(m.linux_guest);
-    return code;
+    return make(&m, err);
 }
 
 void crash_report_free(struct crash_report *r)

@@ -3,6 +3,7 @@
 #define DEJAVM_TOOLS_CRASH_REPORT_H
 
 #include "core/base/buffer.h"
+#include "core/linux/linux_guest.h"
 #include "tools/crash_pointer.h"
 #include "tools/crash_site.h"
 

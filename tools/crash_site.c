@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/x86/inspect.h"
-#include "tools/session.h"
+#include "tools/trace_linux.h"
 
 #define MARK_PREFIX         "crash: "
 #define DELIVERIES_MAX      100000u /* exceptions to look at on the way back from the report to its cause */
@@ -48,11 +48,6 @@ bool crash_first_mark(struct trace_target *t, position_t *position, char *text, 
     }
     trace_cursor_close(cursor);
     return found;
-}
-
-static struct linux_view view_of(const struct trace_target *t)
-{
-    return (struct linux_view){.ram = trace_target_ram(t), .state = trace_target_state(t)};
 }
 
 /* The frame of the exception that the code at the top of this stack handles: an interrupted place that an exception's entry code called from. */
@@ -153,7 +148,7 @@ static int find_cause(struct trace_target *t, const struct linux_guest *g,
                       const struct timeline_interrupt *interrupt, struct crash_site *out, struct error *err)
 {
     struct linux_frame *frames = calloc(LINUX_FRAMES_MAX, sizeof(*frames));
-    struct linux_view view = view_of(t);
+    const struct linux_view view = trace_linux_view(t);
     gva_t panic;
     int code = 0;
     if (!frames)
@@ -186,31 +181,48 @@ static int crash_at_end(struct trace_target *t, const struct timeline_interrupt 
     return timeline_goto(t->timeline, t->end, interrupt, err);
 }
 
-int crash_find(struct trace_target *t, const struct linux_guest *linux_guest,
-               const struct timeline_interrupt *interrupt, struct crash_site *out, struct error *err)
+int crash_find(struct trace_target *t, const struct timeline_interrupt *interrupt, struct crash_site *out,
+               struct error *err)
 {
     position_t start = timeline_position(t->timeline), told;
     char text[CRASH_TEXT_BYTES];
-    struct error none = {0};
-    bool marked = crash_first_mark(t, &told, text, sizeof(text), &none);
-    if (none.code < 0) {
-        *err = none;
-        return none.code;
+    struct error reason = {0}, ignored;
+    bool marked = crash_first_mark(t, &told, text, sizeof(text), &reason);
+    if (reason.code < 0) {
+        *err = reason;
+        return reason.code;
     }
     if (!marked)
         return crash_at_end(t, interrupt, out, err);
     *out = (struct crash_site){.kind = CRASH_TOLD, .told = told, .position = told};
     memcpy(out->text, text, sizeof(text));
     int code = timeline_goto(t->timeline, told, interrupt, err);
-    if (code == 0 && linux_guest) {
-        code = find_cause(t, linux_guest, interrupt, out, err);
+    if (code == 0 && trace_linux_find(t, interrupt, &reason) == 0) {
+        code = find_cause(t, t->kernel->guest, interrupt, out, err);
         if (code == 0)
             code = timeline_goto(t->timeline, told, NULL, err);
     }
-    if (code < 0) {
-        struct error ignored;
-        if (timeline_goto(t->timeline, start, NULL, &ignored) < 0)
-            return code;
-    }
+    if (code < 0 && timeline_goto(t->timeline, start, NULL, &ignored) < 0)
+        return code;
     return code < 0 ? code : 0;
+}
+
+int crash_position(struct trace_target *t, const struct timeline_interrupt *interrupt, position_t *out,
+                   struct error *err)
+{
+    position_t here = timeline_position(t->timeline);
+    struct crash_site site;
+    int code = crash_find(t, interrupt, &site, err);
+    if (code < 0)
+        return code;
+    code = timeline_goto(t->timeline, here, NULL, err);
+    if (code < 0)
+        return code;
+    if (site.kind == CRASH_NONE) {
+        char why[128];
+        trace_target_crashed(t, why, sizeof(why));
+        return error_set(err, -ENODATA, "the guest did not crash: it ended with %s", why);
+    }
+    *out = site.position;
+    return 0;
 }

@@ -7,7 +7,6 @@
 #ifndef DEJAVM_TOOLS_CRASH_SITE_H
 #define DEJAVM_TOOLS_CRASH_SITE_H
 
-#include "core/linux/linux_guest.h"
 #include "tools/trace_target.h"
 
 #define CRASH_TEXT_BYTES 256
@@ -39,11 +38,14 @@ bool crash_first_mark(struct trace_target *t, position_t *position, char *text, 
                       struct error *err);
 
 /*
- * Finds the first crash of the recording, and stands there. linux: the kernel in it, or NULL. kind is CRASH_NONE when the guest
- * did not crash: it stands where it stood. -EINTR after an interruption.
+ * Finds the first crash of the recording, and stands there. kind is CRASH_NONE when the guest did not crash: it stands where it
+ * stood. -EINTR after an interruption. Of a Linux guest the target knows the kernel afterwards (trace_linux_find).
  */
-int crash_find(struct trace_target *t, const struct linux_guest *linux_guest,
-               const struct timeline_interrupt *interrupt, struct crash_site *out,
+int crash_find(struct trace_target *t, const struct timeline_interrupt *interrupt, struct crash_site *out,
                struct error *err) must_check;
+
+/* Where crash_find stands then; the target stays where it is. -ENODATA: the guest did not crash. */
+int crash_position(struct trace_target *t, const struct timeline_interrupt *interrupt, position_t *out,
+                   struct error *err) must_check;
 
 #endif

@@ -75,12 +75,15 @@ static int find_linux(struct trace_target *t, struct error *err)
     return code;
 }
 
-/* Without --at: the end, where the crash is if there is one. */
+/* Without --at: the crash if there is one, else the end. */
 static int go_to_start(struct trace_target *t, const struct arguments *arguments, struct error *err)
 {
     const struct timeline_interrupt interrupt = {signal_came, NULL};
     position_t position;
-    int code = trace_target_where(t, argument_value(arguments, "at", "end"), &position, err);
+    const char *at = argument_value(arguments, "at", NULL);
+    int code = trace_target_where(t, at ? at : "crash", &position, err);
+    if (!at && code == -ENODATA)
+        code = trace_target_where(t, "end", &position, err);
     return code ? code : trace_target_goto(t, position, &interrupt, err);
 }
 

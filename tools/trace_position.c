@@ -1,4 +1,5 @@
 /* Positions in a debugger's words. */
+#include "tools/crash_site.h"
 #include "tools/number.h"
 #include "tools/trace_target.h"
 
@@ -102,7 +103,6 @@ int trace_target_where(struct trace_target *t, const char *text, position_t *out
 {
     struct parsed_position p;
     position_t here = timeline_position(t->timeline);
-    char why[128];
     int code = 0;
     if (!parse(text, &p))
         return position_of_mark(t, text, out, err);
@@ -111,9 +111,7 @@ int trace_target_where(struct trace_target *t, const char *text, position_t *out
         *out = 0;
         break;
     case FORM_CRASH:
-        if (!trace_target_crashed(t, why, sizeof(why)))
-            return error_set(err, -ENODATA, "the guest did not crash: it ended with %s", why);
-        *out = t->end;
+        code = crash_position(t, NULL, out, err);
         break;
     case FORM_EVENT:
         code = position_of_event(t, p.number, out, err);
