@@ -209,7 +209,10 @@ static int create_machine(struct recorder *r, int64_t start_time_s, struct error
     /* Under KVM the guest has the PIC alone: its CPUID and its CR8 are KVM's, which has no APIC. */
     r->options.board.apics = r->options.board.kind == BOARD_PC && !r->is_kvm;
     int status = machine_create(&r->machine, r->ram, &host, err);
-    return status < 0 ? status : board_attach(r->machine, &r->options.board, err);
+    if (status < 0)
+        return status;
+    machine_select_input(r->machine, r->options.input);
+    return board_attach(r->machine, &r->options.board, err);
 }
 
 static int set_up(struct recorder *r, struct guest_files *files, struct error *err)

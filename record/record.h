@@ -32,14 +32,17 @@ struct record_options {
         seeded; /* the guest's random numbers follow from seed; otherwise they are the host's. Always so with a virtual clock */
     uint64_t seed;
     uint64_t ram_bytes;
-    uint64_t timeout_ns; /* of host time; 0: none */
-    uint64_t max_steps;  /* 0: none; only under emu (-ENOTSUP under kvm) */
-    int serial_in;       /* file descriptor read for the guest's serial input, -1: none */
+    uint64_t timeout_ns;        /* of host time; 0: none */
+    uint64_t max_steps;         /* 0: none; only under emu (-ENOTSUP under kvm) */
+    enum machine_console input; /* the guest's console that input goes to */
+    int serial_in;              /* file descriptor read for the guest's serial input, -1: none */
     bool overwrite;
     bool debugged;         /* recorder_resume will be used: under KVM the trace has format version 2 then */
     size_t landmark_pages; /* most pages that a landmark lists, at most LANDMARK_MAX_PAGES; 0: that many */
     /* What the guest prints, as it prints it. May be NULL. */
     void (*console)(void *context, unsigned channel, const uint8_t *data, size_t length);
+    /* The size of the terminal that the guest's consoles are shown on, asked for a few times a second; false: unknown. May be NULL. */
+    bool (*terminal_size)(void *context, unsigned *columns, unsigned *rows);
     /* Called about four times a second. May be NULL. */
     void (*progress)(void *context, uint64_t elapsed_ns, position_t position, uint64_t trace_bytes);
     void *context;

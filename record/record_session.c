@@ -24,6 +24,13 @@ static position_t count(const struct recorder *r)
     return r->engine->ops->position(r->engine);
 }
 
+static void follow_terminal(struct recorder *r)
+{
+    unsigned columns, rows;
+    if (r->options.terminal_size && r->options.terminal_size(r->options.context, &columns, &rows))
+        machine_resize(r->machine, columns, rows);
+}
+
 /* What has to happen now and then whatever the guest does. */
 static int housekeeping(struct recorder *r, struct error *err)
 {
@@ -34,6 +41,7 @@ static int housekeeping(struct recorder *r, struct error *err)
         end_run(r, TRACE_END_TIMEOUT, 0);
     if (now - r->last_flush_ns >= RECORD_FLUSH_NS && !trace_writer_is_busy(r->writer)) {
         r->last_flush_ns = now;
+        follow_terminal(r);
         int status = trace_writer_flush(r->writer, err);
         if (status < 0)
             return status;

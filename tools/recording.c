@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +32,18 @@ static void record_progress(void *context, uint64_t elapsed_ns, position_t posit
         snprintf(text, sizeof(text), "%s, %s steps, trace %s", duration_format(elapsed_ns, &time),
                  number_format(position, &steps), bytes_format(trace_bytes, &bytes));
     progress_text(&r->progress, text);
+}
+
+/* Of the terminal on standard output, where the guest's consoles appear. */
+static bool terminal_size(void *context, unsigned *columns, unsigned *rows)
+{
+    (void)context;
+    struct winsize size;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col == 0 || size.ws_row == 0)
+        return false;
+    *columns = size.ws_col;
+    *rows = size.ws_row;
+    return true;
 }
 
 static bool parse_engine(const char *text, enum record_engine *out)
@@ -85,6 +98,19 @@ static int parse_numbers(const struct arguments *a, struct record_options *o)
     return STATUS_OK;
 }
 
+/* After parse_machine: without PCI there is no virtio. */
+static int parse_console(const struct arguments *a, struct record_options *o)
+{
+    const char *console = argument_value(a, "console", "serial");
+    if (strcmp(console, "virtio") == 0)
+        o->input = CONSOLE_VIRTIO;
+    else if (strcmp(console, "serial") != 0)
+        return usage_error(a->command, "--console: '%.100s' is neither serial nor virtio", console);
+    if (o->input == CONSOLE_VIRTIO && o->board.kind != BOARD_PC)
+        return usage_error(a->command, "--console virtio needs --machine pc: others have no such console");
+    return STATUS_OK;
+}
+
 /* The guest's file name with ".dvm", in the current directory. */
 static int choose_trace_path(struct recording *r)
 {
@@ -114,6 +140,7 @@ int recording_parse(struct recording *r, const struct arguments *a, const char *
     o->serial_in = -1;
     o->console = record_console;
     o->progress = record_progress;
+    o->terminal_size = terminal_size;
     o->context = r;
     r->serial = argument_value(a, "serial", serial);
     r->seal = !argument_flag(a, "no-seal");
@@ -127,6 +154,8 @@ int recording_parse(struct recording *r, const struct arguments *a, const char *
         status = record_devices_parse(&r->devices, a, &o->board);
     if (status == STATUS_OK)
         status = parse_machine(a, o);
+    if (status == STATUS_OK)
+        status = parse_console(a, o);
     if (status == STATUS_OK && o->max_steps && o->engine == RECORD_ENGINE_KVM)
         return usage_error(a->command, "--max-steps needs --engine emu: KVM cannot count instructions");
     if (status == STATUS_OK && !o->trace_path)
@@ -174,7 +203,7 @@ bool recording_path_is_free(const struct recording *r)
     return false;
 }
 
-/* Where the guest's serial line comes from and goes to. */
+/* Where the guest's consoles go to, and what is typed comes from. */
 int recording_connect(struct recording *r, struct error *err)
 {
     if (strcmp(r->serial, "null") == 0) {
@@ -186,9 +215,11 @@ int recording_connect(struct recording *r, struct error *err)
         if (r->serial_file < 0)
             return error_errno(err, -errno, "--serial: %s", r->serial);
         console_begin(&r->console, r->serial_file, STDOUT_FILENO);
-        return 0;
+        if (r->options.input == CONSOLE_SERIAL)
+            return 0;
+    } else {
+        console_begin(&r->console, STDOUT_FILENO, STDOUT_FILENO);
     }
-    console_begin(&r->console, STDOUT_FILENO, STDOUT_FILENO);
     if (terminal_usable())
         return terminal_begin(&r->terminal, &r->options.serial_in, err);
     if (!isatty(STDIN_FILENO) && fcntl(STDIN_FILENO, F_GETFD) >= 0)

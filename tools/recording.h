@@ -92,10 +92,14 @@ struct recording {
         {.name = "serial",                                                                                   \
          .value = "WHERE",                                                                                   \
          .choices = "stdio null",                                                                            \
-         .text = "The guest's serial port: stdio, null, or a file for what it prints (the debug console at " \
-                 "port "                                                                                     \
-                 "0xe9 still goes to "                                                                       \
-                 "standard output then). Default: stdio."},                                                  \
+         .text = "The guest's serial port: stdio, null (and nothing of the other consoles either), or a "    \
+                 "file for what it prints (the debug console at port 0xe9 and the virtio console still go "  \
+                 "to standard output then). Default: stdio."},                                               \
+        {.name = "console",                                                                                  \
+         .value = "CONSOLE",                                                                                 \
+         .choices = "serial virtio",                                                                         \
+         .text = "The guest's console that gets what is typed: serial (ttyS0 in Linux) or virtio (hvc0). "   \
+                 "What either of them prints appears on standard output. Default: serial."},                 \
     {                                                                                                        \
         .name = "no-seal", .text = "Do not seal at the end; the first command that replays the trace does."  \
     }
