@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/x86/jit/jit.h"
+
 #define BLOCK_MEMORY_BYTES ((size_t)64 << 20)
 #define BLOCK_HEADS        ((size_t)1 << 16)
 #define LINE_SHIFT         6
@@ -77,6 +79,7 @@ void block_cache_flush(struct emu *e)
     e->last_block = NULL;
     e->link_epoch++;
     e->block_gone = true;
+    jit_blocks_flushed(e);
 }
 
 /* ---- dropping ---- */
@@ -98,8 +101,9 @@ static void block_extent(const struct block *b, unsigned which, size_t *from, si
         *to = PAGE_SIZE_BYTES;
 }
 
-static void unhash(struct block_cache *c, struct block *b)
+static void unhash(struct emu *e, struct block *b)
 {
+    struct block_cache *c = e->blocks;
     size_t hash = block_hash(b->host);
     struct block **link = &c->heads[hash & (BLOCK_HEADS - 1)];
     while (*link && *link != b)
@@ -109,6 +113,7 @@ static void unhash(struct block_cache *c, struct block *b)
     if (c->recent[hash & (BLOCK_RECENT_ENTRIES - 1)] == b)
         c->recent[hash & (BLOCK_RECENT_ENTRIES - 1)] = NULL;
     b->dropped = true;
+    jit_block_dropped(e, b);
 }
 
 /* Drops the blocks of one list that overlap [from, to), and those already dropped; returns the others' lines. */
@@ -120,7 +125,7 @@ static uint64_t sweep(struct emu *e, struct block **link, unsigned which, size_t
         size_t start, end;
         block_extent(b, which, &start, &end);
         if (!b->dropped && start < to && from < end) {
-            unhash(e->blocks, b);
+            unhash(e, b);
             e->block_gone = true;
         }
         if (b->dropped) {
@@ -425,7 +430,7 @@ static enum step find(struct emu *e, unsigned size, struct block **out)
         linear = (uint32_t)(e->cpu.seg[SEG_CS].base + linear);
     const struct tlb_entry *t = &e->tlb[(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
     if (likely(t->exec == (linear & ~PAGE_MASK))) {
-        const uint8_t *host = (const uint8_t *)(linear + t->addend);
+        const uint8_t *host = t->host + (linear & PAGE_MASK);
         struct block *b = e->blocks->recent[block_hash(host) & (BLOCK_RECENT_ENTRIES - 1)];
         if (likely(b && b->host == host && b->code_size == size)) {
             *out = b;

@@ -122,3 +122,18 @@ size_t code_arena_used(const struct code_arena *a)
 {
     return a->used;
 }
+
+uint8_t *code_arena_writable(const struct code_arena *a)
+{
+    return a->writable;
+}
+
+const uint8_t *code_arena_executable(const struct code_arena *a)
+{
+    return a->executable;
+}
+
+size_t code_arena_size(const struct code_arena *a)
+{
+    return a->size;
+}

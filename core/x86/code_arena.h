@@ -28,4 +28,9 @@ void code_arena_recycle(struct code_arena *arena);
 uint64_t code_arena_generation(const struct code_arena *arena);
 size_t code_arena_used(const struct code_arena *arena); /* bytes */
 
+/* For who manages the content himself, without code_arena_put: the two views of the same memory, and its size. */
+uint8_t *code_arena_writable(const struct code_arena *arena);
+const uint8_t *code_arena_executable(const struct code_arena *arena);
+size_t code_arena_size(const struct code_arena *arena);
+
 #endif

@@ -11,6 +11,7 @@
 
 #include "core/x86/block.h"
 #include "core/x86/code_arena.h"
+#include "core/x86/jit/jit.h"
 #include "core/x86/protect.h"
 #include "core/x86/stub.h"
 
@@ -258,13 +259,9 @@ static enum step careful_step(struct emu *e)
     return step == STEP_NEXT ? execute_with_care(e, &block->plan[0]) : step;
 }
 
-static enum step fast_steps(struct emu *e)
+/* The block at CS:RIP by stage 1. */
+static enum step interpret(struct emu *e, const struct block *block, unsigned count)
 {
-    struct block *block;
-    unsigned count;
-    enum step step = next_block(e, &block, &count);
-    if (unlikely(step != STEP_NEXT))
-        return step;
     if (unlikely(e->limit - e->position < count))
         count = (unsigned)(e->limit - e->position);
     if (unlikely(e->match != NULL))
@@ -272,6 +269,31 @@ static enum step fast_steps(struct emu *e)
     if (unlikely(e->points != NULL))
         count = count_before_break(e, block, count);
     return execute(e, block->plan, count);
+}
+
+static enum step fast_steps(struct emu *e)
+{
+    struct block *block;
+    unsigned count;
+    enum step step = next_block(e, &block, &count);
+    if (unlikely(step != STEP_NEXT))
+        return step;
+    if (e->translates) {
+        bool again;
+        const struct jit_code *code = jit_find(e, block);
+        if (code) {
+            step = jit_run(e, code, &again);
+            if (likely(!again))
+                return step;
+            step = next_block(e, &block, &count);
+            if (unlikely(step != STEP_NEXT))
+                return step;
+        }
+    }
+    position_t start = e->position;
+    step = interpret(e, block, count);
+    e->steps_stage1 += e->position - start;
+    return step;
 }
 
 /* ---- the run loop ---- */
@@ -358,6 +380,8 @@ static int emu_run(struct engine *engine, const struct engine_request *request, 
     e->limit = request->limit;
     e->match = request->match;
     e->run_start = e->position;
+    if (e->jit)
+        jit_begin_run(e);
     int result = run_loop(e, request, err);
     e->match = NULL;
     if (result != ENGINE_STOP_BOUNDARY)
@@ -419,6 +443,7 @@ static void emu_set_points(struct engine *engine, const struct engine_points *po
     e->hit_stop = 0;
     if (watches)
         tlb_flush(e);
+    jit_points_changed(e);
 }
 
 static const struct engine_hit *emu_hit(const struct engine *engine)
@@ -492,6 +517,38 @@ void emu_ram_reset(struct engine *engine)
     tlb_flush(e);
 }
 
+/* ---- stages ---- */
+
+void emu_set_stages(struct engine *engine, enum emu_stages stages)
+{
+    if (engine->ops != &emu_ops)
+        return;
+    struct emu *e = emu_of(engine);
+    jit_set_stages(e, stages);
+    e->translates = jit_wanted(e);
+}
+
+bool emu_stages_parse(const char *text, enum emu_stages *out)
+{
+    if (!text || strcmp(text, "mixed") == 0)
+        *out = EMU_STAGES_MIXED;
+    else if (strcmp(text, "1") == 0)
+        *out = EMU_STAGE_1_ONLY;
+    else if (strcmp(text, "2") == 0)
+        *out = EMU_STAGE_2_ONLY;
+    else
+        return false;
+    return true;
+}
+
+const struct emu_profile *emu_profile(const struct engine *engine)
+{
+    if (engine->ops != &emu_ops)
+        return NULL;
+    const struct emu *e = container_of(engine, const struct emu, engine);
+    return e->jit ? jit_profile(e) : NULL;
+}
+
 /* ---- life ---- */
 
 static void emu_destroy(struct engine *engine)
@@ -502,10 +559,14 @@ static void emu_destroy(struct engine *engine)
     x87_sync(e);
     if (e->blocks)
         block_cache_flush(e);
+    jit_destroy(e->jit);
     block_cache_destroy(e->blocks);
     code_arena_destroy(e->arena);
     free(e->bounce);
-    free(e);
+    if (e->low)
+        jit_low_memory_free(e, sizeof(*e));
+    else
+        free(e);
 }
 
 static const struct engine_ops emu_ops = {
@@ -537,15 +598,28 @@ static unsigned model_physical_bits(const struct cpu_model *model)
     return bits >= 32 && bits <= 52 ? bits : DEFAULT_PHYSICAL_BITS;
 }
 
+/* In low memory if there is any: stage 2 needs it. */
+static struct emu *emu_allocate(void)
+{
+    struct emu *e = jit_low_memory(sizeof(*e));
+    if (e) {
+        e->low = true;
+        return e;
+    }
+    size_t size = (sizeof(*e) + 63) & ~(size_t)63;
+    e = aligned_alloc(64, size);
+    if (e)
+        memset(e, 0, size);
+    return e;
+}
+
 int emu_create(struct engine **out, struct guest_ram *ram, struct boundary *boundary,
                const struct cpu_model *model, struct error *err)
 {
     *out = NULL;
-    size_t size = (sizeof(struct emu) + 63) & ~(size_t)63;
-    struct emu *e = aligned_alloc(64, size);
+    struct emu *e = emu_allocate();
     if (!e)
         return error_set(err, -ENOMEM, "no memory for the emulator");
-    memset(e, 0, size);
     e->engine = (struct engine){.ops = &emu_ops, .ram = ram, .boundary = boundary};
     e->ram = ram;
     e->boundary = boundary;
@@ -567,6 +641,8 @@ int emu_create(struct engine **out, struct guest_ram *ram, struct boundary *boun
     vcpu_state_reset(&e->cpu);
     tlb_flush(e);
     tlb_select(e);
+    e->jit = e->low ? jit_create(e) : NULL;
+    e->translates = jit_wanted(e);
     *out = &e->engine;
     return 0;
 }

@@ -22,4 +22,34 @@ void emu_ram_changed(struct engine *engine, uint64_t offset, size_t length);
 /* The same for all of RAM. Also after ram_reset(). */
 void emu_ram_reset(struct engine *engine);
 
+/*
+ * How guest code is executed (docs/emulator.md): instruction by instruction from plans (stage 1), or translated into host code
+ * (stage 2). The guest cannot tell. EMU_STAGE_2_ONLY translates a block before its first execution; what cannot be translated
+ * is done by stage 1 all the same.
+ */
+enum emu_stages { EMU_STAGES_MIXED, EMU_STAGE_1_ONLY, EMU_STAGE_2_ONLY };
+
+/* To be called between runs. Engines of another kind, and hosts that cannot have stage 2, ignore it. */
+void emu_set_stages(struct engine *engine, enum emu_stages stages);
+/* "1", "2" or "mixed", as DEJAVM_EMU_STAGES has it; NULL is mixed. False: something else. */
+bool emu_stages_parse(const char *text, enum emu_stages *out);
+
+/* What stage 2 did since the engine was created. */
+struct emu_profile {
+    uint64_t translations, guest_bytes, host_bytes; /* made, with the bytes of guest and of host code */
+    uint64_t recycles;                              /* times that all translations were dropped for room */
+    uint64_t drops;   /* translations dropped because their bytes were written */
+    uint64_t entries; /* into translated code, from the run loop */
+    uint64_t exits_link, exits_limit, exits_closed, exits_step; /* why it was left; they add up to entries */
+    uint64_t links;                                             /* jumps that were made direct */
+    uint64_t steps_translated, steps_stage1;
+    uint64_t
+        slow_memory; /* instructions done by stage 1 because of their operand: TLB misses, MMIO, watched pages, ... */
+    uint64_t slow_branch;   /* indirect branches whose target was not known */
+    uint64_t handler_calls; /* instructions that have no translation */
+};
+
+/* NULL for an engine without stage 2. */
+const struct emu_profile *emu_profile(const struct engine *engine);
+
 #endif

@@ -16,8 +16,9 @@
 
 /*
  * Software TLB, direct-mapped by linear page number, one set per context. A tag equals the linear address of
- * the page when that kind of access may go straight to host memory at (linear + addend); otherwise it is
- * TLB_INVALID, which no page address equals.
+ * the page when that kind of access may go straight to host memory; otherwise it is tlb_no_page() of the entry, the address
+ * of a page that belongs to another entry: so an address and the tag of its entry never differ in the low 12 bits
+ * alone unless the tag is that of its page, which is what translated code asks (jit/translate_memory.c).
  *   - write is only set for pages already marked dirty and without decoded code;
  *   - exec and read are set on their own, so that A bits and permissions are exact;
  *   - MMIO is never entered, nor are data accesses to a page with a data breakpoint.
@@ -27,12 +28,16 @@
  * made from (RAM_PAGE_TABLE) flushes. Flushing at any time is therefore invisible to the guest.
  */
 #define TLB_ENTRIES 1024u
-#define TLB_INVALID ((uint64_t)1)
 
 struct tlb_entry {
     uint64_t read, write, exec;
-    uintptr_t addend;
+    uint8_t *host; /* the page's first byte */
 };
+
+static inline uint64_t tlb_no_page(unsigned index)
+{
+    return index == 0 ? PAGE_SIZE_BYTES : 0;
+}
 
 enum tlb_context {
     TLB_USER,      /* CPL 3 */
@@ -99,12 +104,16 @@ struct emu {
     struct engine_hit hit;
     int hit_stop; /* ENGINE_STOP_WATCH, ENGINE_STOP_CATCH: the run has to end; 0: nothing was hit */
     position_t run_start;
+    uint64_t steps_stage1;                 /* made by the run loop from plans */
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
     bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
     unsigned table_writes;        /* to such pages since they were last forgotten */
     bool tlb_clean[TLB_CONTEXTS]; /* nothing entered since the last flush */
+    struct jit *jit;              /* stage 2 (jit/jit.h), or NULL */
+    bool translates;              /* stage 2 is there and in use */
+    bool low;                     /* this struct lies in low memory, where translated code can address it */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
 
@@ -187,7 +196,7 @@ static inline uint8_t *tlb_host(struct emu *e, gva_t linear, size_t length, unsi
         return NULL;
     if (unlikely((access & PLAN_MEM_READ) && t->read != page))
         return NULL;
-    return (uint8_t *)(linear + t->addend);
+    return t->host + (linear & PAGE_MASK);
 }
 
 /* Host bytes of the page that holds code at linear (TLB exec access), for the block cache. */

@@ -28,7 +28,7 @@ static enum step translate(struct emu *e, gva_t linear, enum access access, enum
     enum tlb_context context = tlb_context_of(e, rights);
     const struct tlb_entry *t = &e->tlb_sets[context][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
     if (tag_matches(t, access, linear & ~PAGE_MASK)) {
-        out->offset = (uint64_t)((uintptr_t)(linear + t->addend) - (uintptr_t)e->ram->host);
+        out->offset = (uint64_t)(t->host - e->ram->host) + (linear & PAGE_MASK);
         out->gpa = ram_gpa_of_offset(e->ram, out->offset);
         return STEP_NEXT;
     }

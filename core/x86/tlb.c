@@ -6,9 +6,10 @@
 /* After so many writes to table pages the marks are dropped: the pages may have been freed and hold data now. */
 #define TABLE_WRITES_MAX 256u
 
-static void entry_clear(struct tlb_entry *t)
+static void entry_clear(struct emu *e, unsigned context, unsigned index)
 {
-    t->read = t->write = t->exec = TLB_INVALID;
+    struct tlb_entry *t = &e->tlb_sets[context][index];
+    t->read = t->write = t->exec = tlb_no_page(index);
 }
 
 void tlb_flush(struct emu *e)
@@ -16,7 +17,7 @@ void tlb_flush(struct emu *e)
     e->link_epoch++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
-            entry_clear(&e->tlb_sets[c][i]);
+            entry_clear(e, c, i);
         e->tlb_clean[c] = true;
     }
     e->dirty_generation = e->ram->dirty_generation;
@@ -26,25 +27,25 @@ void tlb_flush_page(struct emu *e, gva_t page)
 {
     e->link_epoch++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
-        entry_clear(&e->tlb_sets[c][(page >> PAGE_SHIFT) & (TLB_ENTRIES - 1)]);
+        entry_clear(e, c, (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1));
 }
 
 void tlb_flush_writes(struct emu *e)
 {
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
-            e->tlb_sets[c][i].write = TLB_INVALID;
+            e->tlb_sets[c][i].write = tlb_no_page(i);
     e->dirty_generation = e->ram->dirty_generation;
 }
 
 void tlb_forbid_write(struct emu *e, uint64_t ram_page)
 {
-    uintptr_t host = (uintptr_t)e->ram->host + (uintptr_t)(ram_page << PAGE_SHIFT);
+    const uint8_t *host = e->ram->host + (ram_page << PAGE_SHIFT);
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             struct tlb_entry *t = &e->tlb_sets[c][i];
-            if (t->write != TLB_INVALID && t->write + t->addend == host)
-                t->write = TLB_INVALID;
+            if (t->host == host)
+                t->write = tlb_no_page(i);
         }
 }
 
@@ -151,17 +152,18 @@ void table_written(struct emu *e, uint64_t offset, const void *data, size_t leng
 /* ---- filling ---- */
 
 /* The slot for a page: other pages' tags are dropped from it. */
-static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_t page, uintptr_t addend)
+static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_t page, uint8_t *host)
 {
-    struct tlb_entry *t = &e->tlb_sets[context][(page >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    unsigned index = (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+    struct tlb_entry *t = &e->tlb_sets[context][index];
     e->tlb_clean[context] = false;
     if (t->read != page)
-        t->read = TLB_INVALID;
+        t->read = tlb_no_page(index);
     if (t->write != page)
-        t->write = TLB_INVALID;
+        t->write = tlb_no_page(index);
     if (t->exec != page)
-        t->exec = TLB_INVALID;
-    t->addend = addend;
+        t->exec = tlb_no_page(index);
+    t->host = host;
     return t;
 }
 
@@ -174,8 +176,7 @@ void tlb_fill(struct emu *e, gva_t linear, enum access access, enum rights right
     if (access != ACCESS_EXEC && (context == TLB_ALIGNED || watch_in_page(e, page)))
         return;
     mark_tables(e, linear, t);
-    struct tlb_entry *slot =
-        slot_take(e, context, page, (uintptr_t)e->ram->host + (uintptr_t)(offset & ~PAGE_MASK) - page);
+    struct tlb_entry *slot = slot_take(e, context, page, e->ram->host + (offset & ~PAGE_MASK));
     if (access == ACCESS_EXEC) {
         slot->exec = page;
         return;

@@ -4,6 +4,7 @@
  * hand their state on, it ends the same.
  */
 #include "tests/emu/vm.h"
+#include "tests/stages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -237,6 +238,7 @@ static void change_engine(struct vm *vm)
     struct vcpu_state s = *vm_state(vm);
     position_t position = vm_position(vm);
     assert_int_equal(emu_create(&vm->engine, vm->ram, &vm->boundary, &vm->model, &err), 0);
+    stages_from_environment(vm->engine);
     old->ops->destroy(old);
     vm_set_state(vm, &s);
     vm->engine->ops->set_position(vm->engine, position);

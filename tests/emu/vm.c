@@ -1,4 +1,5 @@
 #include "tests/emu/vm.h"
+#include "tests/stages.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -194,6 +195,7 @@ struct vm *vm_create(const void *code, const void *code_end)
     assert_int_equal(ram_create(&vm->ram, VM_RAM_BYTES, &err), 0);
     cpu_model_init(&vm->model, CPU_PROFILE_EMU);
     assert_int_equal(emu_create(&vm->engine, vm->ram, &vm->boundary, &vm->model, &err), 0);
+    stages_from_environment(vm->engine);
     build_page_tables(vm);
     build_tables(vm);
     memcpy(vm_at(vm, VM_CODE), code, (size_t)((const char *)code_end - (const char *)code));

@@ -6,6 +6,7 @@
 #include "core/kvm/kvm_engine.h"
 #include "core/x86/emu.h"
 #include "tests/fuzz-programs/program.h"
+#include "tests/stages.h"
 
 #define RAM_BYTES       ((uint64_t)4 << 20)
 #define GPA_PML4        0x1000u
@@ -174,8 +175,10 @@ struct side *side_create(bool kvm, bool low, char *message, size_t size)
         result = kvm ? kvm_engine_create(&s->engine, s->ram, &s->boundary, &s->model, &err)
                      : emu_create(&s->engine, s->ram, &s->boundary, &s->model, &err);
     }
-    if (result == 0)
+    if (result == 0) {
+        stages_from_environment(s->engine);
         return s;
+    }
     snprintf(message, size, "%s", err.message);
     side_destroy(s);
     return NULL;

@@ -25,6 +25,7 @@
 #include "core/machine.h"
 #include "core/x86/emu.h"
 #include "devices/devices.h"
+#include "tests/stages.h"
 
 #define HOUSEKEEPING_NS 20000000u
 #define SECOND_NS       1000000000u
@@ -315,6 +316,8 @@ static int create(struct runner *r, struct error *err)
     if (!rc)
         rc = (r->options.kvm ? kvm_engine_create : emu_create)(&r->engine, r->ram, &r->boundary, &r->model,
                                                                err);
+    if (!rc)
+        stages_from_environment(r->engine);
     if (!rc)
         rc = r->engine->ops->set_state(r->engine, &state, err);
     if (!rc)

@@ -6,6 +6,7 @@
 #include "core/ram.h"
 #include "core/x86/emu.h"
 #include "tests/isa/isa.h"
+#include "tests/stages.h"
 
 #define RAM_BYTES    ((uint64_t)8 << 20)
 #define GPA_PML4     0x1000u
@@ -219,6 +220,7 @@ struct guest *guest_create(bool low, bool ldt)
         guest_destroy(g);
         return NULL;
     }
+    stages_from_environment(g->engine);
     build_memory(g);
     build_descriptors(g);
     build_interrupts(g);

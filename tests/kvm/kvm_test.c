@@ -12,6 +12,7 @@
 #include "core/kvm/kvm_probe.h"
 #include "core/x86/emu.h"
 #include "tests/kvm/kvm_test.h"
+#include "tests/stages.h"
 
 #define TEST_RAM_BYTES ((uint64_t)4 << 20)
 
@@ -237,7 +238,10 @@ void test_vm_create_emu(struct test_vm *vm, const void *code, size_t length, con
 {
     struct error err = {0};
     prepare(vm, code, length);
-    start(vm, emu_create(&vm->engine, vm->ram, &vm->boundary.boundary, &vm->model, &err), state, &err);
+    int result = emu_create(&vm->engine, vm->ram, &vm->boundary.boundary, &vm->model, &err);
+    if (result == 0)
+        stages_from_environment(vm->engine);
+    start(vm, result, state, &err);
 }
 
 void test_vm_destroy(struct test_vm *vm)

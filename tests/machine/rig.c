@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/x86/emu.h"
+#include "tests/stages.h"
 
 /* ---- boundary ---- */
 
@@ -77,6 +78,7 @@ struct rig *rig_create(void)
     assert_int_equal(ram_create(&r->ram, RIG_RAM_BYTES, &err), 0);
     cpu_model_init(&r->model, CPU_PROFILE_EMU);
     assert_int_equal(emu_create(&r->engine, r->ram, &r->boundary, &r->model, &err), 0);
+    stages_from_environment(r->engine);
     r->e = container_of(r->engine, struct emu, engine);
     return r;
 }

@@ -16,6 +16,7 @@
 
 #include "core/kvm/kvm_engine.h"
 #include "core/x86/emu.h"
+#include "tests/stages.h"
 
 #define STEPS_MAX  ((position_t)3000000)
 #define TIMEOUT_NS 1500000000u
@@ -330,6 +331,7 @@ static void create_engine(struct ring0_guest *g, enum ring0_engine engine)
                                                                     &g->model, &err);
     if (rc < 0)
         fail_msg("%s", err.message);
+    stages_from_environment(g->engine);
 }
 
 static void start(struct ring0_guest *g, const struct ring0_record *c)

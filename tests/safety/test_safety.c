@@ -24,6 +24,7 @@
 
 #include "core/machine.h"
 #include "tests/safety/safety.h"
+#include "tests/stages.h"
 
 #define SHARDS         2u
 #define NEIGHBOUR_BYTE 0x5a
@@ -208,6 +209,8 @@ static void run_shard(unsigned number)
                 emu_create(&engine, ram, &o.boundary, &model, &err) == 0;
     guard_allocations_end();
     struct guest_ram *above = make_neighbour();
+    if (good)
+        stages_from_environment(engine);
     if (!good || !pool || guard_allocation_count() < 5 || !guard_signals(&s->caught) || !guard_system_calls())
         _exit(1);
     s->ready = true;
@@ -385,6 +388,7 @@ static void pending_x87_exceptions_of_a_loaded_state_are_the_guests(void **state
     cpu_model_init(&model, CPU_PROFILE_EMU);
     assert_int_equal(ram_create(&ram, SAFETY_RAM_BYTES, &err), 0);
     assert_int_equal(emu_create(&engine, ram, &o.boundary, &model, &err), 0);
+    stages_from_environment(engine);
     do {
         start_generate(&start, pool, ++o.r.s, model.mxcsr_mask & cpu_host_mxcsr_mask());
     } while (start.mode != MODE_64BIT);

@@ -1,0 +1,190 @@
+/*
+ * What the files of stage 2 share.
+ *
+ * Registers in translated code:
+ *   RAX RCX RDX RBX RBP RSI RDI R8 R9 R12 R13 R14   the guest's own
+ *   R15            the guest's RSP
+ *   RSP            the host's; points to struct jit_frame
+ *   R10 R11        scratch. The guest's R10, R11 and R15 are in the frame: memory that is addressed through a register is
+ *                  about as fast as a register on CPUs that rename memory, and signals leave what is above RSP alone.
+ *   status flags   the guest's, or in the frame, or made anew from registers: translate_flags.c
+ *   XMM0..15       the guest's where a block uses them, from their first use in the block to its end
+ *   x87, MMX       the guest's, as stage 1 leaves them (e->x87_live)
+ *
+ * Steps are counted at block entry: frame.left goes down by the block's instructions, and the block is not entered when it
+ * would become negative. position == slice_end - left at block boundaries.
+ */
+#ifndef DEJAVM_CORE_X86_JIT_INTERNAL_H
+#define DEJAVM_CORE_X86_JIT_INTERNAL_H
+
+#include "core/x86/jit/emitter.h"
+#include "core/x86/jit/jit.h"
+#include "core/x86/stub.h"
+
+#define SCRATCH_A  GPR_R10
+#define SCRATCH_B  GPR_R11
+#define HOST_OF_SP GPR_R15
+
+struct jit_frame {
+    int32_t left;    /* steps until the slice ends */
+    uint32_t flags;  /* saved status flags: LAHF in bits 8..15, OF in bit 0 */
+    uint64_t gpr[3]; /* the guest's R10, R11, R15 */
+    uint64_t temp[3];
+    uint32_t mxcsr;        /* the host's, while mxcsr_loaded */
+    uint32_t mxcsr_loaded; /* the guest's MXCSR is the host's */
+    uint64_t page[8];      /* translate_memory.c: host minus guest address of pages that were checked */
+};
+
+/* Index into jit_frame.gpr of a guest register that has no host register; -1 for all others. */
+static inline int frame_slot(unsigned guest)
+{
+    return guest == GPR_R10 ? 0 : guest == GPR_R11 ? 1 : guest == GPR_R15 ? 2 : -1;
+}
+
+#define FRAME(field) mem_at(GPR_RSP, (int32_t)offsetof(struct jit_frame, field))
+
+/* What a translation depends on beside bytes and linear address. */
+enum jit_key {
+    KEY_CONTEXT = 3, /* enum tlb_context */
+    KEY_SSE = 4,     /* SSE instructions raise no #UD and no #NM */
+    KEY_AVX = 8,
+    KEY_MASKED = 16, /* all SIMD exceptions are masked */
+    KEYS = 32
+};
+
+/* One instruction that may be done by its handler: what jit_step has to know. Lies in the code arena. */
+struct jit_site {
+    const struct plan *plan;
+    uint64_t rip;
+    int32_t back;   /* the block's steps not done yet, this one included */
+    uint8_t last;   /* ends the block: translated code is left in any case */
+    uint8_t memory; /* its operand was not plain RAM that the TLB has */
+    uint8_t string; /* STEP_LEAVE says no more than that it is done */
+};
+
+/* What exit code returns: the address of a jit_link, or that of the jit_code that is next, with the reason in the low bits. */
+enum link_kind {
+    LINK_JUMP,       /* a jit_link */
+    LINK_LIMIT,      /* the slice ends before the translation */
+    LINK_LIMIT_DEAD, /* the same, and the status flags were not kept: jit_run's *again */
+    LINK_CLOSED,     /* the translation can no longer be entered */
+    LINK_KINDS = 3
+};
+
+/* A way out of a translation, in low memory. Generated code reads code and epoch where the target is on another page. */
+struct jit_link {
+    const void *code; /* the target's entry with flags saved */
+    uint64_t epoch;   /* e->link_epoch under which code is valid; 0: never */
+    uint64_t rip;
+    struct jit_code *owner;
+    uint8_t *jump; /* the 32-bit distance (writable view) of a jump to a target on the same page; else NULL */
+    bool host_flags; /* the guest's flags are the host's there */
+};
+
+/* A translation, in low memory. */
+struct jit_code {
+    struct jit_code *next;      /* of the same block */
+    struct jit_code *page_next; /* in the list of its linear page */
+    const uint8_t *host;        /* the block's first byte, in the RAM mapping */
+    uint64_t rip;
+    uint8_t *entry_host, *entry_saved;   /* writable view: flags in the host's register, flags in the frame */
+    uint8_t *closed_host, *closed_saved; /* where the entries lead when closed */
+    uint8_t opening[2][5];               /* their first bytes when open */
+    uint8_t key;
+    bool closed;
+    bool dropped;   /* closed for good */
+    uint32_t bytes; /* of guest code */
+};
+
+/* Where an indirect branch to rip goes. */
+struct jit_target {
+    uint64_t rip;
+    const void *code;
+};
+
+#define TARGETS_LOG2 10
+#define TARGETS      (1u << TARGETS_LOG2)
+#define KEY_SLOTS    8u
+#define PAGE_LISTS   4096u
+
+struct jit_targets {
+    struct jit_target entry[TARGETS];
+    uint64_t epoch; /* e->link_epoch that the entries are valid under */
+};
+
+/* What exit code leaves behind. */
+struct jit_exit {
+    int32_t left;
+    uint32_t flags;
+};
+
+struct jit {
+    struct jit_exit exit;
+    struct jit_targets targets[KEY_SLOTS];
+    uint8_t key_of_slot[KEY_SLOTS];
+    unsigned key_slots;
+    struct emu *e;
+    struct code_arena *arena;
+    uint8_t *writable; /* the arena's views */
+    const uint8_t *executable;
+    size_t used, thunks_end; /* bytes of the arena */
+    uint8_t *pool;           /* links and translations, in low memory */
+    size_t pool_used;
+    uintptr_t (*enter)(const void *code, int32_t left, uint32_t flags); /* enum link_kind; 0: by jit_step */
+    const uint8_t *exit_host, *exit_saved, *call_step;                  /* writable view */
+    position_t slice_end;
+    enum step step; /* of an exit by jit_step */
+    uint64_t epoch; /* e->link_epoch when translated code was entered */
+    unsigned key;
+    struct jit_code *left_closed; /* the translation that could not be entered */
+    struct jit_link *pending;     /* a link that would like to know its target */
+    bool flushed;                 /* the blocks are gone */
+    uint32_t generation;          /* of the arena's content; never 0 */
+    unsigned threshold;           /* executions before a block is translated */
+    enum emu_stages stages;
+    unsigned sets_all;                  /* enum flag_probe */
+    struct jit_code *pages[PAGE_LISTS]; /* by hash of the linear page */
+    uint64_t match_rip;                 /* the landmark's RIP that translations are closed for */
+    bool match;
+    const struct engine_points *points;
+    struct emu_profile profile;
+    struct translation_state *translation;
+};
+
+static inline const uint8_t *executable_of(const struct jit *j, const uint8_t *writable)
+{
+    return j->executable + (writable - j->writable);
+}
+
+/* ---- thunks.c ---- */
+
+/* Generates enter, exit_host, exit_saved and call_step at the start of the arena. */
+void jit_make_thunks(struct jit *j);
+/* Called by call_step. Nonzero: translated code is left, j->step says why. runtime.c */
+uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame);
+
+/* ---- runtime.c ---- */
+
+/* Zeroed memory of the pool, or NULL when it is full. */
+void *jit_pool_take(struct jit *j, size_t bytes);
+/* The open translation of a block for rip and key, or NULL. */
+struct jit_code *jit_code_of(const struct jit *j, const struct block *b, uint64_t rip, unsigned key);
+/* Index into j->targets. */
+unsigned jit_key_slot(struct jit *j, unsigned key);
+/* Makes link go to code straight away, if they are on the same page. */
+void jit_connect(struct jit *j, struct jit_link *link, const struct jit_code *code);
+
+/* ---- probe.c ---- */
+
+/* Instructions that set all status flags, whatever these were, though the SDM calls some undefined. */
+enum flag_probe { PROBE_LOGIC = 1, PROBE_SHIFT = 2, PROBE_IMUL = 4, PROBE_COUNT = 8, PROBE_BMI = 16 };
+unsigned jit_probe_flags(void);
+
+/* ---- translate.c ---- */
+
+/* NULL: no room (*full), or nothing to be had from a translation. */
+struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, unsigned key, bool *full);
+struct translation_state *jit_translation_create(void);
+void jit_translation_destroy(struct translation_state *t);
+
+#endif

@@ -1,0 +1,354 @@
+/* From a block of plans to host code: see internal.h for what the code looks like, translation.h for the parts. */
+#include <stdlib.h>
+
+#include "core/x86/code_arena.h"
+#include "core/x86/jit/translation.h"
+
+#define TRANSLATION_MAX ((size_t)32 << 10) /* bytes of host code */
+#define CODE_ALIGN      16u
+
+/* ---- what is known beforehand ---- */
+
+/* Going backwards: whether anybody can see the flags that an instruction leaves. */
+static void find_needed_flags(struct translation_state *t)
+{
+    bool needed = true;
+    for (unsigned i = t->count; i-- > 0;) {
+        struct insn *insn = &t->insn[i];
+        insn->flags_needed = needed;
+        if (insn->leaves || insn->needs_flags)
+            needed = true;
+        else if (insn->sets_all)
+            needed = false;
+    }
+}
+
+enum entry_flags {
+    ENTRY_DEAD,  /* overwritten before anybody looks */
+    ENTRY_FRAME, /* wanted in the frame */
+    ENTRY_HOST   /* wanted in the host's register */
+};
+
+static enum entry_flags find_entry_flags(const struct translation_state *t)
+{
+    for (unsigned i = 0; i < t->count; i++) {
+        const struct insn *insn = &t->insn[i];
+        if (insn->leaves)
+            return ENTRY_FRAME;
+        if (insn->needs_flags)
+            return ENTRY_HOST;
+        if (insn->sets_all)
+            return ENTRY_DEAD;
+    }
+    return ENTRY_FRAME;
+}
+
+static bool classify_all(struct translation_state *t)
+{
+    bool worth_it = false;
+    uint64_t rip = t->rip;
+    t->wide = t->mxcsr = false;
+    for (unsigned i = 0; i < t->count; i++) {
+        struct insn *insn = &t->insn[i];
+        insn->rip = rip;
+        jit_classify(t, i);
+        rip += insn->plan->length;
+        t->wide |= insn->wide;
+        t->mxcsr |= insn->mxcsr;
+        worth_it |= insn->kind != KIND_HANDLER;
+    }
+    find_needed_flags(t);
+    return worth_it;
+}
+
+/* ---- one instruction ---- */
+
+/* Host registers for the guest's that are in the frame, if the instruction names them; loads what is read. */
+static void map_framed(struct translation_state *t, const struct insn *insn, uint8_t map[GPR_COUNT])
+{
+    unsigned free = insn->memory ? SCRATCH_B : SCRATCH_A;
+    for (unsigned r = 0; r < GPR_COUNT; r++) {
+        map[r] = (uint8_t)host_gpr(r);
+        if (!in_frame(r) || !(insn->gpr_named & 1u << r))
+            continue;
+        map[r] = (uint8_t)free;
+        if (insn->gpr_read & 1u << r)
+            put_load(&t->m, free, frame_gpr(r));
+        free = SCRATCH_B;
+    }
+}
+
+static void store_framed(struct translation_state *t, const struct insn *insn, const uint8_t map[GPR_COUNT])
+{
+    for (unsigned r = 0; r < GPR_COUNT; r++)
+        if (in_frame(r) && (insn->gpr_named & insn->gpr_written & 1u << r))
+            put_store(&t->m, map[r], frame_gpr(r));
+}
+
+static void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand)
+{
+    uint8_t map[GPR_COUNT], code[16];
+    map_framed(t, insn, map);
+    size_t length = jit_reencode(insn, map, operand, code);
+    if (!length)
+        t->failed = true;
+    put_bytes(&t->m, code, length);
+    store_framed(t, insn, map);
+}
+
+static void translate_native(struct translation_state *t, const struct insn *insn)
+{
+    vector_load(t, insn);
+    if (!insn->memory) {
+        flags_before(t, insn);
+        put_native(t, insn, NULL);
+        t->vector_loaded |= insn->vector_written;
+        t->vector_dirty |= insn->vector_written;
+        flags_after(t, insn);
+        return;
+    }
+    struct mem operand;
+    flags_protect(t);
+    struct slow *s = slow_begin(t, insn);
+    enum access access = insn->plan->mem_access & PLAN_MEM_WRITE ? ACCESS_WRITE : ACCESS_READ;
+    put_operand(t, s, insn, insn->plan->mem_bytes, access, &operand);
+    flags_before(t, insn);
+    put_native(t, insn, &operand);
+    t->vector_loaded |= insn->vector_written;
+    t->vector_dirty |= insn->vector_written;
+    flags_after(t, insn);
+    slow_end(t, s, true);
+}
+
+static bool plain_address(const struct plan *p)
+{
+    return p->base < GPR_COUNT && !in_frame(p->base) && (p->index == PLAN_NO_REG || !in_frame(p->index));
+}
+
+static struct mem host_address(const struct plan *p)
+{
+    struct mem mem = mem_at(host_gpr(p->base), (int32_t)p->disp);
+    if (p->index != PLAN_NO_REG) {
+        mem.index = (uint8_t)host_gpr(p->index);
+        mem.scale = (uint8_t)__builtin_ctz(p->scale);
+    }
+    return mem;
+}
+
+static void translate_lea(struct translation_state *t, const struct insn *insn)
+{
+    const struct plan *p = insn->plan;
+    struct emitter *m = &t->m;
+    unsigned to = in_frame(p->reg[0]) ? SCRATCH_A : host_gpr(p->reg[0]);
+    flags_before(t, insn);
+    if (p->base == PLAN_REG_RIP) {
+        uint64_t linear = truncate_to(insn->rip + p->length + (uint64_t)p->disp, p->addr_size);
+        put_constant(m, to, truncate_to(linear, p->op_size));
+    } else if (p->addr_size == 8 && plain_address(p)) {
+        put_rm(m, p->op_size == 8 ? FORM_W : 0, 0x8d, to, host_address(p));
+    } else {
+        put_address(t, p);
+        if (p->op_size == 4)
+            put_rr(m, 0, 0x89, SCRATCH_A, to);
+        else if (to != SCRATCH_A)
+            put_move(m, to, SCRATCH_A);
+    }
+    if (in_frame(p->reg[0]))
+        put_store(m, SCRATCH_A, frame_gpr(p->reg[0]));
+    flags_after(t, insn);
+}
+
+static void translate_exchange(struct translation_state *t, const struct insn *insn)
+{
+    const struct plan *p = insn->plan;
+    struct emitter *m = &t->m;
+    unsigned form = p->op_size == 8 ? FORM_W : p->op_size == 2 ? FORM_66 : p->op_size == 1 ? FORM_BYTE : 0;
+    unsigned load = p->op_size == 1 ? 0x8a : 0x8b, store = p->op_size == 1 ? 0x88 : 0x89;
+    unsigned a = host_gpr(p->reg[0] & 15), b = host_gpr(p->reg[1] & 15);
+    if (!insn->memory) {
+        flags_before(t, insn);
+        put_rr(m, form, 0x89, a, SCRATCH_B);
+        put_rr(m, form, 0x89, b, a);
+        put_rr(m, form, 0x89, SCRATCH_B, b);
+        flags_after(t, insn);
+        return;
+    }
+    struct mem operand;
+    flags_protect(t);
+    struct slow *s = slow_begin(t, insn);
+    put_operand(t, s, insn, p->op_size, ACCESS_WRITE, &operand);
+    flags_before(t, insn);
+    put_rm(m, form, load, SCRATCH_B, operand);
+    put_rm(m, form, store, a, operand);
+    put_rr(m, form, load, a, SCRATCH_B);
+    flags_after(t, insn);
+    slow_end(t, s, true);
+}
+
+static void translate_handler(struct translation_state *t, const struct insn *insn)
+{
+    flags_to_frame(t);
+    vector_store(t, t->vector_dirty);
+    put_call_step(t, insn, false);
+    t->vector_dirty = t->vector_loaded = 0;
+    t->flags = (struct flags_state){.saved = true};
+    if (t->mxcsr)
+        put_ensure_mxcsr(t);
+}
+
+static void translate_one(struct translation_state *t, const struct insn *insn)
+{
+    switch (insn->kind) {
+    case KIND_NOTHING:
+        break;
+    case KIND_NATIVE:
+        translate_native(t, insn);
+        break;
+    case KIND_LEA:
+        translate_lea(t, insn);
+        break;
+    case KIND_EXCHANGE:
+        translate_exchange(t, insn);
+        break;
+    case KIND_PUSH:
+    case KIND_POP:
+    case KIND_LEAVE:
+        translate_stack(t, insn);
+        break;
+    case KIND_HANDLER:
+        translate_handler(t, insn);
+        break;
+    default:
+        translate_branch(t, insn);
+        break;
+    }
+}
+
+/* ---- the whole ---- */
+
+static void put_way_out(struct translation_state *t, enum link_kind kind, const uint8_t *exit)
+{
+    put_constant(&t->m, SCRATCH_B, (uintptr_t)t->code | kind);
+    put_jump_to(&t->m, JUMP_ALWAYS, exit);
+}
+
+/* Where the entries lead when the translation is closed. */
+static void put_closed(struct translation_state *t)
+{
+    t->code->closed_host = t->m.at;
+    put_way_out(t, LINK_CLOSED, t->j->exit_host);
+    t->code->closed_saved = t->m.at;
+    put_way_out(t, LINK_CLOSED, t->j->exit_saved);
+}
+
+/* Both entries, and the count of steps. Returns the jump that is taken when there are not enough left. */
+static uint8_t *put_entry(struct translation_state *t, enum entry_flags wanted)
+{
+    static const uint8_t long_nop[5] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
+    struct emitter *m = &t->m;
+    t->code->entry_host = m->at;
+    if (wanted == ENTRY_DEAD)
+        put_bytes(m, long_nop, sizeof long_nop); /* room for the jump that closes it */
+    else
+        put_save_flags(m);
+    t->code->entry_saved = m->at;
+    put_rm(m, 0, 0x83, 5, FRAME(left)); /* sub dword [left], count */
+    put8(m, t->count);
+    uint8_t *limit = put_jump(m, COND_S);
+    if (t->mxcsr)
+        put_ensure_mxcsr(t);
+    t->flags = (struct flags_state){.saved = wanted != ENTRY_DEAD};
+    return limit;
+}
+
+static void put_limit(struct translation_state *t, uint8_t *jump, enum entry_flags wanted)
+{
+    if (t->m.full)
+        return;
+    patch_rel32(jump, t->m.at);
+    put_rm(&t->m, 0, 0x83, 0, FRAME(left)); /* add */
+    put8(&t->m, t->count);
+    put_way_out(t, wanted == ENTRY_DEAD ? LINK_LIMIT_DEAD : LINK_LIMIT, t->j->exit_saved);
+}
+
+static void put_sites(struct translation_state *t)
+{
+    struct emitter *m = &t->m;
+    while ((uintptr_t)m->at % _Alignof(struct jit_site) && !m->full)
+        put8(m, 0);
+    for (unsigned i = 0; i < t->site_count && !m->full; i++) {
+        const uint8_t *at = m->at;
+        put_bytes(m, &t->sites[i].site, sizeof t->sites[i].site);
+        if (!m->full)
+            patch_rel32(t->sites[i].field, at);
+    }
+}
+
+static void translate_body(struct translation_state *t)
+{
+    enum entry_flags wanted = find_entry_flags(t);
+    put_closed(t);
+    while ((uintptr_t)t->m.at % CODE_ALIGN && !t->m.full)
+        put8(&t->m, 0xcc);
+    uint8_t *limit = put_entry(t, wanted);
+    const struct insn *last = &t->insn[t->count - 1];
+    for (unsigned i = 0; i < t->count; i++)
+        translate_one(t, &t->insn[i]);
+    if (last->kind < KIND_JUMP)
+        translate_fall_through(t, last->rip + last->plan->length);
+    put_limit(t, limit, wanted);
+    put_slow_parts(t);
+    put_exit_stubs(t);
+    put_sites(t);
+}
+
+struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, unsigned key, bool *full)
+{
+    struct translation_state *t = j->translation;
+    size_t pool = j->pool_used;
+    *full = false;
+    t->j = j;
+    t->e = j->e;
+    t->block = b;
+    t->rip = rip;
+    t->key = key;
+    t->count = b->count;
+    t->tlb = j->e->tlb_sets[key & KEY_CONTEXT];
+    t->slow_count = t->exit_count = t->site_count = 0;
+    t->vector_loaded = t->vector_dirty = 0;
+    t->failed = false;
+    if (!classify_all(t))
+        return NULL;
+    t->slot = jit_key_slot(j, key);
+    t->code = jit_pool_take(j, sizeof(*t->code));
+    size_t used = (j->used + CODE_ALIGN - 1) & ~(size_t)(CODE_ALIGN - 1);
+    *full = t->slot == KEY_SLOTS || !t->code || code_arena_size(j->arena) - used < TRANSLATION_MAX;
+    if (*full)
+        return NULL;
+    t->m = (struct emitter){.at = j->writable + used, .end = j->writable + used + TRANSLATION_MAX};
+    *t->code = (struct jit_code){.host = b->host, .rip = rip, .key = (uint8_t)key, .bytes = b->bytes};
+    translate_body(t);
+    if (t->m.full || t->failed) {
+        *full = t->m.full && !t->failed && pool != 0;
+        j->pool_used = pool;
+        return NULL;
+    }
+    j->used = (size_t)(t->m.at - j->writable);
+    j->profile.translations++;
+    j->profile.guest_bytes += b->bytes;
+    j->profile.host_bytes += j->used - used;
+    return t->code;
+}
+
+struct translation_state *jit_translation_create(void)
+{
+    struct translation_state *t = malloc(sizeof(*t));
+    if (t)
+        ZydisDecoderInit(&t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    return t;
+}
+
+void jit_translation_destroy(struct translation_state *t)
+{
+    free(t);
+}

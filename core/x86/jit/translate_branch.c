@@ -1,0 +1,307 @@
+/* The stack, and the ends of blocks. */
+#include "core/x86/jit/translation.h"
+
+/* ---- push, pop, leave ---- */
+
+static unsigned register_operand(const struct insn *insn)
+{
+    return insn->plan->reg[0] & 15;
+}
+
+/* MOV qword [R10], value; clobbers R11. */
+static void put_store_constant(struct emitter *m, uint64_t value)
+{
+    if ((int64_t)value == (int32_t)value) {
+        put_rm(m, FORM_W, 0xc7, 0, mem_at(SCRATCH_A, 0));
+        put32(m, (uint32_t)value);
+    } else {
+        put_constant(m, SCRATCH_B, value);
+        put_store(m, SCRATCH_B, mem_at(SCRATCH_A, 0));
+    }
+}
+
+static void put_move_sp(struct translation_state *t, int32_t by)
+{
+    put_lea(&t->m, HOST_OF_SP, mem_at(HOST_OF_SP, by));
+}
+
+static void translate_push(struct translation_state *t, const struct insn *insn, struct slow *s)
+{
+    struct emitter *m = &t->m;
+    const ZydisDecodedOperand *o = &insn->op[0];
+    if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        struct mem operand;
+        put_operand(t, s, insn, 8, ACCESS_READ, &operand);
+        put_load(m, SCRATCH_A, operand);
+        put_store(m, SCRATCH_A, FRAME(temp[0]));
+    }
+    put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
+    if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        put_store_constant(m, insn->plan->imm);
+    } else {
+        unsigned reg = register_operand(insn), from = SCRATCH_B;
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
+            put_load(m, SCRATCH_B, FRAME(temp[0]));
+        else if (in_frame(reg))
+            put_load(m, SCRATCH_B, frame_gpr(reg));
+        else
+            from = host_gpr(reg);
+        put_store(m, from, mem_at(SCRATCH_A, 0));
+    }
+    flags_before(t, insn);
+    put_move_sp(t, -8);
+}
+
+static void translate_pop(struct translation_state *t, const struct insn *insn, struct slow *s)
+{
+    struct emitter *m = &t->m;
+    unsigned reg = register_operand(insn);
+    put_stack(t, s, GPR_RSP, 0, ACCESS_READ);
+    flags_before(t, insn);
+    if (in_frame(reg)) {
+        put_load(m, SCRATCH_B, mem_at(SCRATCH_A, 0));
+        put_store(m, SCRATCH_B, frame_gpr(reg));
+    } else {
+        put_load(m, host_gpr(reg), mem_at(SCRATCH_A, 0));
+    }
+    put_move_sp(t, 8);
+}
+
+static void translate_leave(struct translation_state *t, const struct insn *insn, struct slow *s)
+{
+    put_stack(t, s, GPR_RBP, 0, ACCESS_READ);
+    flags_before(t, insn);
+    put_lea(&t->m, HOST_OF_SP, mem_at(GPR_RBP, 8));
+    put_load(&t->m, GPR_RBP, mem_at(SCRATCH_A, 0));
+}
+
+void translate_stack(struct translation_state *t, const struct insn *insn)
+{
+    flags_protect(t);
+    struct slow *s = slow_begin(t, insn);
+    if (insn->kind == KIND_PUSH)
+        translate_push(t, insn, s);
+    else if (insn->kind == KIND_POP)
+        translate_pop(t, insn, s);
+    else
+        translate_leave(t, insn, s);
+    flags_after(t, insn);
+    slow_end(t, s, true);
+}
+
+/* ---- going on elsewhere ---- */
+
+static struct jit_link *new_link(struct translation_state *t, uint64_t rip, bool host_flags)
+{
+    struct jit_link *link = jit_pool_take(t->j, sizeof(*link));
+    if (!link) {
+        t->m.full = true;
+        return NULL;
+    }
+    *link = (struct jit_link){.rip = rip, .owner = t->code, .host_flags = host_flags};
+    return link;
+}
+
+static bool on_same_page(const struct translation_state *t, uint64_t rip)
+{
+    return (rip ^ t->rip) < PAGE_SIZE_BYTES;
+}
+
+static void add_exit(struct translation_state *t, uint8_t *jump, struct jit_link *link, bool host_flags,
+                     bool far)
+{
+    if (t->exit_count == EXITS_MAX) {
+        t->failed = true;
+        return;
+    }
+    t->exits[t->exit_count++] =
+        (struct exit_stub){.jump = jump, .link = link, .host_flags = host_flags, .far = far};
+}
+
+/* To another page: whether code may be fetched there is known for as long as the link's epoch is the present one. */
+static void put_far_link(struct translation_state *t, struct jit_link *link)
+{
+    struct emitter *m = &t->m;
+    put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch));
+    put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_absolute(&link->epoch));
+    add_exit(t, put_jump(m, COND_NE), link, false, false);
+    put_rm(m, 0, 0xff, 4, mem_absolute(&link->code));
+}
+
+/* A jump to rip under a condition of the host's flags, or always. */
+static void put_link(struct translation_state *t, uint64_t rip, unsigned condition)
+{
+    struct emitter *m = &t->m;
+    bool near = on_same_page(t, rip);
+    if (!near && condition == JUMP_ALWAYS)
+        flags_to_frame(t);
+    bool host_flags = t->flags.host && (near || condition != JUMP_ALWAYS);
+    if (condition == JUMP_ALWAYS && near && t->flags.saved)
+        host_flags = false;
+    struct jit_link *link = new_link(t, rip, host_flags);
+    if (!link)
+        return;
+    if (!near && condition == JUMP_ALWAYS) {
+        put_far_link(t, link);
+        return;
+    }
+    uint8_t *jump = put_jump(m, condition);
+    if (near)
+        link->jump = jump;
+    add_exit(t, jump, link, host_flags, !near);
+    if (near && rip == t->rip && !m->full) {
+        patch_rel32(jump, host_flags ? t->code->entry_host : t->code->entry_saved);
+        t->exits[t->exit_count - 1].jump = NULL;
+    }
+}
+
+static void put_exit_stub(struct translation_state *t, const struct exit_stub *stub)
+{
+    struct emitter *m = &t->m;
+    if (m->full)
+        return;
+    if (stub->jump)
+        patch_rel32(stub->jump, m->at);
+    if (stub->far) {
+        put_save_flags(m);
+        put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch));
+        put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_absolute(&stub->link->epoch));
+        uint8_t *leave = put_jump(m, COND_NE);
+        put_rm(m, 0, 0xff, 4, mem_absolute(&stub->link->code));
+        if (!m->full)
+            patch_rel32(leave, m->at);
+    }
+    put_constant(m, SCRATCH_B, (uintptr_t)stub->link);
+    put_jump_to(m, JUMP_ALWAYS, stub->host_flags && !stub->far ? t->j->exit_host : t->j->exit_saved);
+}
+
+void put_exit_stubs(struct translation_state *t)
+{
+    for (unsigned i = 0; i < t->exit_count; i++)
+        put_exit_stub(t, &t->exits[i]);
+}
+
+/* The flags are somewhere where the next block can have them. */
+static void settle_flags(struct translation_state *t)
+{
+    if (!t->flags.host && !t->flags.saved)
+        flags_to_host(t);
+}
+
+void translate_fall_through(struct translation_state *t, uint64_t rip)
+{
+    vector_store(t, t->vector_dirty);
+    settle_flags(t);
+    put_link(t, rip, JUMP_ALWAYS);
+}
+
+/* ---- branches ---- */
+
+static uint64_t next_rip(const struct insn *insn)
+{
+    return insn->rip + insn->plan->length;
+}
+
+static void translate_conditional(struct translation_state *t, const struct insn *insn)
+{
+    flags_to_host(t);
+    t->flags.saved = false;
+    put_link(t, next_rip(insn) + insn->plan->imm, COND_O + (insn->plan->condition & 15u));
+    put_link(t, next_rip(insn), JUMP_ALWAYS);
+}
+
+static void translate_call(struct translation_state *t, const struct insn *insn)
+{
+    flags_to_frame(t);
+    t->flags.host = false;
+    struct slow *s = slow_begin(t, insn);
+    put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
+    put_store_constant(&t->m, next_rip(insn));
+    put_move_sp(t, -8);
+    put_link(t, next_rip(insn) + insn->plan->imm, JUMP_ALWAYS);
+    slow_end(t, s, false);
+}
+
+/* R10: the target. R11 becomes the place of its entry in the targets; unknown ones are done by stage 1. */
+static void put_find_target(struct translation_state *t, struct slow *s)
+{
+    struct emitter *m = &t->m;
+    const struct jit_target *table = t->j->targets[t->slot].entry;
+    _Static_assert(sizeof(struct jit_target) == 16, "entries are addressed by a shift");
+    put_rr(m, 0, 0x89, SCRATCH_A, SCRATCH_B);
+    put_rr(m, 0, 0x81, 4, SCRATCH_B); /* and r11d, mask */
+    put32(m, TARGETS - 1);
+    put_rr(m, 0, 0xc1, 4, SCRATCH_B); /* shl r11d, 4 */
+    put8(m, 4);
+    put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_at(SCRATCH_B, (int32_t)(uintptr_t)&table->rip));
+    slow_jump(t, s, COND_NE);
+}
+
+static struct mem target_code(const struct translation_state *t)
+{
+    return mem_at(SCRATCH_B, (int32_t)(uintptr_t)&t->j->targets[t->slot].entry[0].code);
+}
+
+/* The register or memory operand, in R10. */
+static void put_target(struct translation_state *t, struct slow *s, const struct insn *insn)
+{
+    struct emitter *m = &t->m;
+    struct mem operand;
+    if (insn->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        put_operand(t, s, insn, 8, ACCESS_READ, &operand);
+        put_load(m, SCRATCH_A, operand);
+    } else if (in_frame(register_operand(insn))) {
+        put_load(m, SCRATCH_A, frame_gpr(register_operand(insn)));
+    } else {
+        put_move(m, SCRATCH_A, host_gpr(register_operand(insn)));
+    }
+}
+
+static void translate_indirect(struct translation_state *t, const struct insn *insn)
+{
+    struct emitter *m = &t->m;
+    flags_to_frame(t);
+    t->flags.host = false;
+    struct slow *s = slow_begin(t, insn);
+    if (insn->kind == KIND_RETURN) {
+        put_stack(t, s, GPR_RSP, 0, ACCESS_READ);
+        put_load(m, SCRATCH_A, mem_at(SCRATCH_A, 0));
+        put_find_target(t, s);
+        put_move_sp(t, 8 + (insn->plan->operand_count ? (int32_t)(insn->plan->imm & 0xffff) : 0));
+    } else {
+        put_target(t, s, insn);
+        put_find_target(t, s);
+    }
+    if (insn->kind == KIND_CALL_INDIRECT) {
+        put_load(m, SCRATCH_B, target_code(t));
+        put_store(m, SCRATCH_B, FRAME(temp[1]));
+        put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
+        put_store_constant(m, next_rip(insn));
+        put_move_sp(t, -8);
+        put_rm(m, 0, 0xff, 4, FRAME(temp[1]));
+    } else {
+        put_rm(m, 0, 0xff, 4, target_code(t));
+    }
+    slow_end(t, s, false);
+}
+
+void translate_branch(struct translation_state *t, const struct insn *insn)
+{
+    vector_store(t, t->vector_dirty);
+    t->vector_dirty = 0;
+    switch (insn->kind) {
+    case KIND_JUMP:
+        settle_flags(t);
+        put_link(t, next_rip(insn) + insn->plan->imm, JUMP_ALWAYS);
+        break;
+    case KIND_CONDITIONAL:
+        translate_conditional(t, insn);
+        break;
+    case KIND_CALL:
+        translate_call(t, insn);
+        break;
+    default:
+        translate_indirect(t, insn);
+        break;
+    }
+}

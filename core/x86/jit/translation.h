@@ -1,0 +1,194 @@
+/* A translation being made: what the translate_*.c files share. */
+#ifndef DEJAVM_CORE_X86_JIT_TRANSLATION_H
+#define DEJAVM_CORE_X86_JIT_TRANSLATION_H
+
+#include "core/x86/jit/internal.h"
+
+enum insn_kind {
+    KIND_HANDLER, /* stage 1 does it */
+    KIND_NATIVE,  /* the instruction itself, with other registers */
+    KIND_NOTHING,
+    KIND_LEA,
+    KIND_EXCHANGE,
+    KIND_PUSH,
+    KIND_POP,
+    KIND_LEAVE,
+    KIND_JUMP, /* these end the block: */
+    KIND_CONDITIONAL,
+    KIND_CALL,
+    KIND_RETURN,
+    KIND_JUMP_INDIRECT,
+    KIND_CALL_INDIRECT
+};
+
+/* How status flags can be had again from registers, as long as these stay what they are. */
+enum remat {
+    REMAT_NONE,
+    REMAT_REPEAT, /* CMP, TEST: once more */
+    REMAT_TEST,   /* AND, OR, XOR: from the result */
+    REMAT_ADD,    /* result - source + source */
+    REMAT_SUB     /* result + source - source */
+};
+
+struct insn {
+    const struct plan *plan;
+    uint64_t rip;
+    uint8_t kind;     /* enum insn_kind */
+    uint8_t remat;    /* enum remat */
+    bool leaves;      /* can leave the translation: memory access, handler */
+    bool memory;      /* explicit memory operand that is accessed */
+    bool needs_flags; /* reads status flags, or leaves some of them as they are */
+    bool sets_flags, sets_all;
+    bool flags_needed; /* somebody may look at the flags that it leaves */
+    bool whole;        /* writes all of its destination vector register without reading it */
+    bool wide;         /* VEX: vector registers have 256 bits */
+    bool mxcsr;
+    bool aligned;         /* the memory operand has to be aligned to its size */
+    uint16_t gpr_named;   /* explicit register operands */
+    uint16_t gpr_read;    /* of these, those whose old value matters */
+    uint16_t gpr_written; /* explicit and implicit */
+    uint16_t remat_gpr;   /* that remat needs */
+    uint16_t vector_used, vector_written;
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* Where the guest's status flags are. Several can be true; none: nobody will look at them. */
+struct flags_state {
+    bool host, saved;
+    uint8_t remat;       /* enum remat */
+    uint8_t remat_index; /* the instruction that set them */
+};
+
+#define SLOW_JUMPS 8u
+
+/* The part of an instruction that is out of line: jit_step does it. */
+struct slow {
+    uint8_t *jump[SLOW_JUMPS];
+    unsigned jumps;
+    unsigned index;
+    uint8_t *resume; /* NULL: the instruction ends the block */
+    struct flags_state before, after;
+    uint16_t dirty_before, loaded_after;
+};
+
+/* A jump that is to be patched; initially it leads out of translated code. */
+struct exit_stub {
+    uint8_t *jump;
+    struct jit_link *link;
+    bool host_flags;
+    bool far; /* reached by a conditional jump: flags have to be saved, then the link's cell is asked */
+};
+
+struct site_use {
+    uint8_t *field; /* of the LEA that loads its address */
+    struct jit_site site;
+};
+
+#define EXITS_MAX 4u
+
+struct translation_state {
+    struct jit *j;
+    struct emu *e;
+    struct block *block;
+    struct jit_code *code;
+    struct emitter m;
+    const struct tlb_entry *tlb;
+    uint64_t rip;
+    unsigned key, slot, count;
+    bool wide, mxcsr;
+    struct flags_state flags;
+    uint16_t vector_loaded, vector_dirty;
+    bool failed;
+    unsigned slow_count, exit_count, site_count;
+    struct insn insn[BLOCK_MAX_PLANS];
+    struct slow slow[BLOCK_MAX_PLANS];
+    struct exit_stub exits[EXITS_MAX];
+    struct site_use sites[2 * BLOCK_MAX_PLANS];
+    ZydisDecoder decoder;
+};
+
+static inline bool in_frame(unsigned guest)
+{
+    return frame_slot(guest) >= 0;
+}
+
+static inline unsigned host_gpr(unsigned guest)
+{
+    return guest == GPR_RSP ? HOST_OF_SP : guest;
+}
+
+static inline struct mem frame_gpr(unsigned guest)
+{
+    return FRAME(gpr[frame_slot(guest)]);
+}
+
+/* ---- classify.c ---- */
+
+/* Fills in t->insn[index] from its plan. */
+void jit_classify(struct translation_state *t, unsigned index);
+
+/* ---- reencode.c ---- */
+
+/*
+ * The instruction with guest register r as map[r] and its memory operand, if it has one, as *memory. Returns the number of
+ * bytes, at most 15; 0 when it cannot be done, or the result would not decode to the very same instruction.
+ */
+size_t jit_reencode(const struct insn *insn, const uint8_t map[GPR_COUNT], const struct mem *memory,
+                    uint8_t out[16]);
+
+/* ---- translate_flags.c ---- */
+
+/* After this the host's flags may be overwritten. */
+void flags_protect(struct translation_state *t);
+/* After this they are the host's; clobbers R11. */
+void flags_to_host(struct translation_state *t);
+/* After this they are in the frame; clobbers R11. */
+void flags_to_frame(struct translation_state *t);
+/* To be called for each instruction after its checks and before its operation, and after it. */
+void flags_before(struct translation_state *t, const struct insn *insn);
+void flags_after(struct translation_state *t, const struct insn *insn);
+void put_save_flags(struct emitter *m);
+void put_restore_flags(struct emitter *m);
+void put_remat(struct translation_state *t, const struct flags_state *flags);
+
+/* ---- translate_memory.c ---- */
+
+/* Starts the out-of-line part of the instruction being translated. */
+struct slow *slow_begin(struct translation_state *t, const struct insn *insn);
+/* resume: translated code goes on after the instruction. */
+void slow_end(struct translation_state *t, struct slow *s, bool resume);
+void slow_jump(struct translation_state *t, struct slow *s, enum condition condition);
+/*
+ * Code that checks the plan's memory operand and leaves its host address in R10 and *operand; clobbers R11 and flags.
+ * bytes: size of the access.
+ */
+void put_operand(struct translation_state *t, struct slow *s, const struct insn *insn, unsigned bytes,
+                 enum access access, struct mem *operand);
+/* The same for [guest register + disp], where the segment is flat. */
+void put_stack(struct translation_state *t, struct slow *s, unsigned guest, int32_t disp, enum access access);
+/* The address of the plan's memory operand without segment base, in R10; clobbers R11, not flags. */
+void put_address(struct translation_state *t, const struct plan *p);
+/* A memory operand whose address is known: *linear. */
+bool constant_address(const struct insn *insn, uint64_t *linear);
+/* Calls jit_step for an instruction; flags are in the frame. */
+void put_call_step(struct translation_state *t, const struct insn *insn, bool memory);
+void put_slow_parts(struct translation_state *t);
+
+/* ---- translate_vector.c ---- */
+
+void vector_load(struct translation_state *t, const struct insn *insn);
+void vector_store(struct translation_state *t, uint16_t which);
+void vector_reload(struct translation_state *t, uint16_t which);
+/* MXCSR becomes the guest's; clobbers flags. */
+void put_ensure_mxcsr(struct translation_state *t);
+
+/* ---- translate_branch.c ---- */
+
+void translate_stack(struct translation_state *t, const struct insn *insn);
+void translate_branch(struct translation_state *t, const struct insn *insn);
+/* Goes on at rip, which nothing but the end of the block leads to. */
+void translate_fall_through(struct translation_state *t, uint64_t rip);
+void put_exit_stubs(struct translation_state *t);
+
+#endif
