@@ -75,7 +75,7 @@ static const struct feature features[] = {
     {E1D(27), EMULATED, EMU_ONLY, "RDTSCP"},    {E1D(29), EMULATED, IN_BOTH, "LM"},
     {LXSA(0), EMULATED, EMU_ONLY, "XSAVEOPT"},  {LXSA(1), EMULATED, EMU_ONLY, "XSAVEC"},
     {LXSA(2), EMULATED, EMU_ONLY, "XGETBV1"},   {L1C(24), EMULATED, APIC_ONLY, "TSC_DEADLINE"},
-    {L1D(9), EMULATED, APIC_ONLY, "APIC"},
+    {L1D(9), EMULATED, APIC_ONLY, "APIC"},      {L1C(31), EMULATED, EMU_ONLY, "HYPERVISOR"},
 };
 
 /* Bits of leaf 1 EDX that AMD's leaf 0x80000001 EDX repeats: 0..10, 12..17, 23, 24. */

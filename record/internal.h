@@ -74,6 +74,8 @@ struct recorder {
     uint64_t random;           /* state of the guest's random numbers, if they are seeded */
     uint64_t step_deadline_ns; /* what the current run's limit of steps was made for, see next_limit */
     uint64_t last_tsc;         /* before tsc_adjust */
+    position_t spin_position;  /* the last reading of the TSC, while the guest does nothing but read it ... */
+    uint64_t spin_since_ns;    /* ... since then; 0: it does something else */
     uint64_t tsc_adjust;       /* IA32_TSC_ADJUST: two's complement */
     uint64_t last_place_ns;    /* when the last placed event or crossing was written */
     uint64_t last_digest_ns, last_flush_ns, last_progress_ns;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "core/platform_msrs.h"
 
@@ -101,6 +102,7 @@ static uint64_t enter_devices(struct recorder *r)
 {
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
     record_clock_access(&r->clock);
+    r->spin_since_ns = 0;
     return record_host_now_ns(r->host);
 }
 
@@ -192,10 +194,40 @@ static int crossed(const struct recorder *r, int status)
     return status == 0 && (nearer || r->debug.stop.reason != RECORDER_STOP_NONE) ? BOUNDARY_STOP : status;
 }
 
+/* A guest that has spun for SPIN_PATIENCE_NS is slowed down to a reading each SPIN_SLEEP_NS, and what the host adds to that. */
+#define SPIN_STEPS        100u
+#define SPIN_PATIENCE_NS  50000u
+#define SPIN_SLEEP_NS     20000u
+#define SPIN_OVERSLEPT_NS 200000u
+
+/*
+ * A guest that does nothing but read the TSC waits for a time to come, as Linux does for up to 20 ms at a time while it starts. The
+ * host has better things to do meanwhile, and the trace need not have hundreds of thousands of readings.
+ */
+static void wait_with_guest(struct recorder *r)
+{
+    uint64_t now = r->clock.now_ns;
+    position_t position = r->clock.position;
+    if (r->is_kvm || r->clock.is_virtual)
+        return;
+    if (!r->spin_since_ns || position - r->spin_position > SPIN_STEPS)
+        r->spin_since_ns = now;
+    r->spin_position = position;
+    if (now - r->spin_since_ns < SPIN_PATIENCE_NS ||
+        machine_next_deadline_ns(r->machine) < now + SPIN_SLEEP_NS)
+        return;
+    nanosleep(&(struct timespec){.tv_nsec = SPIN_SLEEP_NS}, NULL);
+    uint64_t host = record_host_now_ns(r->host), most = now + SPIN_OVERSLEPT_NS;
+    record_clock_catch_up(&r->clock, host < most ? host : most, position);
+}
+
 /* Never the same twice, so that a guest that measures its own speed does not divide by zero. */
 static uint64_t next_tsc(struct recorder *r)
 {
     uint64_t tsc = record_guest_clock_ns(r);
+    wait_with_guest(r);
+    if (!r->is_kvm)
+        tsc = r->clock.now_ns;
     record_clock_tsc(&r->clock, r->clock.position);
     r->last_tsc = tsc > r->last_tsc ? tsc : r->last_tsc + 1;
     return r->last_tsc + r->tsc_adjust;

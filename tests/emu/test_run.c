@@ -146,6 +146,27 @@ static void sti_holds_interrupts_off_for_one_instruction(void **state)
     vm_destroy(vm);
 }
 
+/* mov eax, 5; mov cr8, rax; sti; nop; nop; nop; xor eax, eax; mov cr8, rax; nop; nop */
+static const uint8_t program_cr8[] = {0xb8, 5,    0,    0,    0,    0x44, 0x0f, 0x22, 0xc0, 0xfb, 0x90,
+                                      0x90, 0x90, 0x31, 0xc0, 0x44, 0x0f, 0x22, 0xc0, 0x90, 0x90};
+
+static void a_window_opens_when_cr8_is_below_its_priority(void **state)
+{
+    (void)state;
+    static const struct {
+        uint8_t priority;
+        position_t position;
+    } expected[] = {{0, 4}, {6, 4}, {16, 4}, {5, 8}, {1, 8}};
+    for (size_t i = 0; i < ARRAY_LEN(expected); i++) {
+        struct vm *vm = vm_create(program_cr8, program_cr8 + sizeof(program_cr8));
+        struct engine_request request = {
+            .limit = 10, .want_window = true, .window_priority = expected[i].priority};
+        assert_int_equal(vm_run_request(vm, &request), ENGINE_STOP_WINDOW);
+        assert_int_equal(vm_position(vm), expected[i].position);
+        vm_destroy(vm);
+    }
+}
+
 static void mov_ss_puts_a_single_step_trap_off(void **state)
 {
     (void)state;
@@ -513,6 +534,7 @@ int main(void)
         cmocka_unit_test(an_interrupt_at_any_position_changes_nothing),
         cmocka_unit_test(a_halted_vcpu_is_woken_by_an_interrupt),
         cmocka_unit_test(sti_holds_interrupts_off_for_one_instruction),
+        cmocka_unit_test(a_window_opens_when_cr8_is_below_its_priority),
         cmocka_unit_test(mov_ss_puts_a_single_step_trap_off),
         cmocka_unit_test(tf_traps_after_each_instruction),
         cmocka_unit_test(tf_traps_after_each_iteration_of_rep),

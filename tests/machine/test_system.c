@@ -1,6 +1,7 @@
 /* Control, debug and model-specific registers, and the other system instructions. */
 #include "tests/machine/rig.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define GP0(step) rig_assert_fault(r, step, VEC_GP, 0)
@@ -290,7 +291,7 @@ static void virtualization_and_smm_do_not_exist(void **state)
         const char *bytes;
         unsigned length;
     } list[] = {
-        {"\x0f\x01\xc1", 3}, {"\x0f\x01\xd9", 3}, {"\x0f\x01\xc2", 3}, {"\x0f\xaa", 2}, {"\x0f\x01\xd8", 3},
+        {"\x0f\x01\xc1", 3},   {"\x0f\x01\xd9", 3}, {"\x0f\x01\xc2", 3}, {"\x0f\xaa", 2}, {"\x0f\x01\xd8", 3},
         {"\x0f\x78\xc0\0", 5}, {"\x0f\x01\xdc", 3}, {"\x0f\xc7\x30", 3}, {"\x0f\x37", 2},
     };
     struct rig *r = *state;
@@ -438,10 +439,60 @@ static void other_msrs_cross_the_boundary(void **state)
     assert_true(r->e->boundary_stop);
 }
 
+/* CR8 and the local APIC's TPR are one register (SDM 3, 10.8.6.1), where there is a local APIC that is on. */
+static void a_write_to_tpr_is_a_write_to_cr8(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    cpu_model_add_local_apic(&r->model);
+    r->e->has_local_apic = true;
+    rig_protected(r, 0);
+    s->apic_base = 0xfee00000 | APIC_BASE_ENABLE;
+    s->gpr[GPR_RBX] = 0xfee00080;
+    s->gpr[GPR_RAX] = 0x57;
+    assert_int_equal(rig_exec(r, "\x89\x03", 2), STEP_NEXT); /* mov [ebx], eax */
+    assert_int_equal(s->cr8, 5);
+    assert_int_equal(r->crossing[0].value, 0x57);
+    s->gpr[GPR_RAX] = 0x20;
+    s->gpr[GPR_RBX] = 0xfee000b0; /* EOI */
+    rig_exec(r, "\x89\x03", 2);
+    s->gpr[GPR_RBX] = 0xfee00080;
+    rig_exec(r, "\x88\x03", 2); /* mov [ebx], al: not an access of 32 bits */
+    s->apic_base = 0xfee00000;
+    rig_exec(r, "\x89\x03", 2); /* off */
+    assert_int_equal(s->cr8, 5);
+    s->apic_base = 0xfed00000 | APIC_BASE_ENABLE;
+    rig_exec(r, "\x89\x03", 2); /* elsewhere */
+    assert_int_equal(s->cr8, 5);
+    s->gpr[GPR_RBX] = 0xfed00080;
+    r->answer = -EIO;
+    r->fail_at = r->crossings;
+    assert_int_equal(rig_exec(r, "\x89\x03", 2), STEP_STOP); /* not executed */
+    assert_int_equal(s->cr8, 5);
+    rig_exec(r, "\x89\x03", 2);
+    assert_int_equal(s->cr8, 2);
+}
+
+static void cpuid_shows_no_apic_while_it_is_off(void **state)
+{
+    struct rig *r = *state;
+    struct vcpu_state *s = &r->e->cpu;
+    cpu_model_add_local_apic(&r->model);
+    for (unsigned i = 0; i < 4; i++) {
+        uint32_t leaf = i & 1 ? 0x80000001 : 1;
+        s->apic_base = 0xfee00100 | (i & 2 ? APIC_BASE_ENABLE : 0);
+        s->gpr[GPR_RAX] = leaf;
+        assert_int_equal(rig_exec(r, "\x0f\xa2", 2), STEP_NEXT); /* cpuid */
+        assert_int_equal(s->gpr[GPR_RDX] >> 9 & 1, i >> 1);
+    }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
     const struct CMUnitTest tests[] = {
+        TEST(a_write_to_tpr_is_a_write_to_cr8),
+        TEST(cpuid_shows_no_apic_while_it_is_off),
         TEST(cr0_checks_and_mode_switches),
         TEST(wp_smap_and_paging_change_what_the_tlb_allows),
         TEST(cr3_and_cr4_checks),
