@@ -3,7 +3,10 @@
 dejavm crash, on recordings of guests that crash: examples/linux-crash (an oops in a module of Debian's kernel, to be followed back to the
 write that caused it), and small kernels that end badly, or well.
 
-usage: crash_test.py DEJAVM EXAMPLES_FOLDER LINUX_FOLDER
+The commands of docs/linux-crash.md are run as well, and compared with what the document shows: words, functions and source lines, not
+numbers and addresses, which are those of another recording.
+
+usage: crash_test.py DEJAVM EXAMPLES_FOLDER LINUX_FOLDER DOCUMENT
 """
 
 import json
@@ -14,6 +17,9 @@ import sys
 
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "../endtoend"))
+sys.path.insert(0, os.path.join(here, "../debug"))
+import document_test  # noqa: E402
+import gdbtest  # noqa: E402
 from dejavm import SKIPPED, Dejavm, Failure  # noqa: E402
 
 BUILD = os.path.join(here, "../../examples/linux-crash/build")
@@ -77,15 +83,39 @@ def oops(dejavm, folder):
     text, _, _ = dejavm.run("crash", trace)
     for wanted in (b"or the n", b"general protection fault", b"bell [reminder]", b"Linux version 6."):
         expect(wanted in text, f"the report in words has no {wanted!r}", text.decode())
-    return f"oops: {rip}"
+    return f"oops: {rip}", trace
+
+
+def module_path(line):
+    """The module is built in another folder here."""
+    return re.sub(r"/\S*?/module/reminder", "/module/reminder", line)
+
+
+def document(dejavm, trace, folder, path):
+    """The commands do what the document shows."""
+    with open(path) as text:
+        steps = [step for block in document_test.console_blocks(text.read()) for step in block]
+    shown = next(output for prompt, command, output in steps if command.startswith("dejavm crash"))
+    printed, _, _ = dejavm.run("crash", trace)
+    problem = document_test.differs(shown, printed.decode().splitlines())
+    commands = [(command, output) for prompt, command, output in steps if prompt == "(gdb)"]
+    gdbtest.set_up(dejavm.binary, dejavm.guests)
+    results = gdbtest.gdb(trace, *(command for command, _ in commands), options=["--symbols", os.path.join(folder, "reminder.ko")])
+    for (command, expected), actual in zip(commands, results):
+        problem = problem or document_test.differs(map(module_path, expected), map(module_path, actual.splitlines()))
+        if problem:
+            raise Failure(f"{path}: {command}: {problem}")
+    return f"{len(commands)} commands of the document"
 
 
 def main():
-    binary, guests, folder = sys.argv[1:]
+    binary, guests, folder, path = sys.argv[1:]
     dejavm = Dejavm(binary, guests)
     try:
         print(small_guests(dejavm), flush=True)
-        print(oops(dejavm, folder), flush=True)
+        seen, trace = oops(dejavm, folder)
+        print(seen, flush=True)
+        print(document(dejavm, trace, folder, path), flush=True)
     except Failure as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         sys.exit(1)
