@@ -111,7 +111,11 @@ struct replay {
     struct error error; /* what happened inside the boundary or a hook */
     bool failed;
 
-    bool note_positions;       /* of a trace that is being recorded: the reader is told them */
+    bool note_positions; /* of a trace that is being recorded: the reader is told them */
+    bool profiles;
+    struct replay_profile profile;
+    uint64_t crossing_since_ns; /* when the boundary was called */
+
     struct trace_writer *seal; /* while sealing */
     position_t next_keyframe;
     struct trace_seal_summary summary;
@@ -168,6 +172,10 @@ int replay_write_keyframe(struct replay *r, struct error *err) must_check;
 
 /* replay_run.c: the next event happens at this boundary. */
 bool replay_event_is_due(const struct replay *r);
+
+/* replay.c */
+/* The host's clock while time is taken, else 0. */
+uint64_t replay_profile_now_ns(const struct replay *r);
 
 /* divergence.c */
 /* Builds the report (position, RIP, instruction, what, last events) and returns -EILSEQ. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "core/x86/emu.h"
 #include "replay/internal.h"
@@ -82,6 +83,30 @@ void replay_close(struct replay *r)
     ram_destroy(r->ram);
     trace_reader_close(r->reader);
     free(r);
+}
+
+void replay_start_profile(struct replay *r)
+{
+    r->profiles = true;
+}
+
+const struct replay_profile *replay_profile(const struct replay *r)
+{
+    return r->profiles ? &r->profile : NULL;
+}
+
+const struct engine *replay_engine(const struct replay *r)
+{
+    return r->engine;
+}
+
+uint64_t replay_profile_now_ns(const struct replay *r)
+{
+    struct timespec t;
+    if (!r->profiles)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 const struct vcpu_state *replay_state(struct replay *r)

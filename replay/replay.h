@@ -45,6 +45,23 @@ int replay_run(struct replay *r, position_t position, struct error *err) must_ch
 /* Goes to position by the nearest keyframe (sealed traces; else forwards from the start). Beyond the end: -ERANGE. */
 int replay_seek(struct replay *r, position_t position, struct error *err) must_check;
 
+/* Where the time of replay_run() went, on the host's clock. */
+struct replay_profile {
+    uint64_t run_ns;                         /* all of it */
+    uint64_t engine_ns;                      /* of run_ns: executing, without what the boundary took */
+    uint64_t boundary_ns, crossings;         /* answering the guest's accesses, without reading the trace */
+    uint64_t reading_ns;                     /* reading and decoding events */
+    uint64_t delivery_ns, deliveries;        /* interrupts, and what devices wrote to RAM */
+    uint64_t digest_ns, digests, page_count; /* checking digests; pages hashed for it */
+};
+
+/* From now on time is taken. It costs a few per cent where there are many events. */
+void replay_start_profile(struct replay *r);
+/* NULL without replay_start_profile(). */
+const struct replay_profile *replay_profile(const struct replay *r);
+/* The emulator underneath, for its own counters. */
+const struct engine *replay_engine(const struct replay *r);
+
 const struct vcpu_state *replay_state(struct replay *r);
 const struct guest_ram *replay_ram(const struct replay *r);
 int replay_ram_digest(struct replay *r, struct hash128 *out, struct error *err) must_check;

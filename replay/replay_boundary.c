@@ -48,6 +48,7 @@ static int not_expected(struct replay *r, enum event_type type, position_t posit
 static int expect(struct replay *r, enum event_type type, position_t position, uint64_t address,
                   unsigned size, uint64_t value)
 {
+    r->crossing_since_ns = replay_profile_now_ns(r);
     if (!r->have_next) { /* a trace that was cut short ends here */
         r->ran_out = true;
         return -ENODATA;
@@ -73,8 +74,12 @@ static int expect_output(struct replay *r, enum event_type type, position_t posi
 /* Takes the event; the engine has to stop if the one after it comes at once. */
 static int take(struct replay *r, position_t position)
 {
+    uint64_t reading = r->profile.reading_ns;
     if (replay_consume(r, position, &r->error) < 0)
         return fail(r);
+    r->profile.crossings++;
+    r->profile.boundary_ns +=
+        replay_profile_now_ns(r) - r->crossing_since_ns - (r->profile.reading_ns - reading);
     if (!r->have_next || r->next.place == PLACE_AFTER || r->next.place == PLACE_PREVIOUS ||
         r->next.place == PLACE_STEPS)
         return BOUNDARY_STOP;

@@ -57,10 +57,18 @@ static void give_annotation(struct replay *r)
         r->hooks.console(r->hooks.context, r->next.source, r->next.data, r->next.data_length);
 }
 
+static int read_event(struct replay *r, struct error *err)
+{
+    uint64_t start = replay_profile_now_ns(r);
+    int n = trace_cursor_next(r->cursor, &r->next, err);
+    r->profile.reading_ns += replay_profile_now_ns(r) - start;
+    return n;
+}
+
 int replay_fetch(struct replay *r, struct error *err)
 {
     for (;;) {
-        int n = trace_cursor_next(r->cursor, &r->next, err);
+        int n = read_event(r, err);
         if (n < 0)
             return n;
         r->have_next = n == 1;
@@ -171,10 +179,21 @@ static void describe_difference(struct replay *r, const struct event *digest, ch
         used += (size_t)snprintf(out + used, size - used, "\n    %.*s", (int)(end - line), line);
 }
 
+/* RAM's digest now, with its time taken. */
+static int take_digest(struct replay *r, struct hash128 *ram, struct error *err)
+{
+    uint64_t start = replay_profile_now_ns(r);
+    r->profile.page_count += r->ram->dirty_count;
+    r->profile.digests++;
+    int status = replay_ram_digest(r, ram, err);
+    r->profile.digest_ns += replay_profile_now_ns(r) - start;
+    return status;
+}
+
 static int apply_digest(struct replay *r, struct error *err)
 {
     struct hash128 ram;
-    int status = replay_ram_digest(r, &ram, err);
+    int status = take_digest(r, &ram, err);
     if (status < 0)
         return status;
     uint64_t registers = vcpu_state_digest(r->engine->ops->state(r->engine));
@@ -232,7 +251,13 @@ static int apply_one(struct replay *r, struct error *err)
 static int apply(struct replay *r, struct error *err)
 {
     bool delivers = r->next.type == EVENT_INTERRUPT || r->next.type == EVENT_NMI;
+    bool profiled = delivers || r->next.type == EVENT_DMA;
+    uint64_t start = replay_profile_now_ns(r), reading = r->profile.reading_ns;
     int status = apply_one(r, err);
+    if (profiled) {
+        r->profile.deliveries++;
+        r->profile.delivery_ns += replay_profile_now_ns(r) - start - (r->profile.reading_ns - reading);
+    }
     return status == 0 && delivers ? points_poll(r, err) : status;
 }
 
@@ -334,7 +359,10 @@ static int execute(struct replay *r, position_t target, bool *matched, struct er
 {
     bool searching = r->next.place == PLACE_LANDMARK && r->next.position == POSITION_UNKNOWN;
     struct engine_request request = {.limit = limit_of(r, target), .match = searching ? &r->match : NULL};
+    uint64_t start = replay_profile_now_ns(r), outside = r->profile.boundary_ns + r->profile.reading_ns;
     int stop = r->engine->ops->run(r->engine, &request, err);
+    r->profile.engine_ns += replay_profile_now_ns(r) - start;
+    r->profile.engine_ns -= r->profile.boundary_ns + r->profile.reading_ns - outside;
     if (r->failed) {
         *err = r->error;
         return r->error.code < 0 ? r->error.code : -EIO;
@@ -397,5 +425,8 @@ int replay_run_to(struct replay *r, position_t position, struct replay_stop *sto
 int replay_run(struct replay *r, position_t position, struct error *err)
 {
     struct replay_stop stop;
-    return replay_run_to(r, position, &stop, err);
+    uint64_t start = replay_profile_now_ns(r);
+    int status = replay_run_to(r, position, &stop, err);
+    r->profile.run_ns += replay_profile_now_ns(r) - start;
+    return status;
 }

@@ -1,6 +1,7 @@
 /* dejavm replay */
 #include "tools/commands.h"
 #include "tools/console.h"
+#include "tools/profile_view.h"
 #include "tools/session.h"
 #include "tools/status.h"
 
@@ -27,21 +28,39 @@ static void report(const struct session *s, position_t until, uint64_t elapsed_n
         message("position %" PRIu64 " is beyond the end of the trace", until);
 }
 
-static int replay_to(struct session *s, const struct position_argument *argument, bool quiet,
-                     struct console *console)
+struct replaying {
+    struct session session;
+    struct position_argument until;
+    bool quiet, profile, json;
+    uint64_t open_ns;
+    struct console console;
+};
+
+static void show_profile(const struct replaying *p)
 {
+    if (p->profile && p->json)
+        profile_json_replay(p->session.replay, p->open_ns);
+    else if (p->profile)
+        profile_print_replay(p->session.replay, p->open_ns);
+}
+
+static int replay_to(struct replaying *p)
+{
+    struct session *s = &p->session;
+    struct console *console = &p->console;
     struct error err = {0};
     position_t until = POSITION_UNKNOWN;
     uint64_t start = monotonic_ns();
-    if (argument->kind != POSITION_IS_END && session_resolve(s, argument, &until, &err))
+    if (p->until.kind != POSITION_IS_END && session_resolve(s, &p->until, &until, &err))
         return session_fail(&err);
     int code = session_run(s, until, &err);
     if (!console->fresh_line && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO))
         fputc('\n', stderr);
     if (code)
         return session_fail(&err);
-    if (!quiet)
+    if (!p->quiet)
         report(s, until, monotonic_ns() - start);
+    show_profile(p);
     if (console->failed && console->failed != -EPIPE) {
         message("standard output: %s; what was printed is incomplete", strerror(-console->failed));
         return STATUS_FAILURE;
@@ -53,19 +72,28 @@ static int replay_to(struct session *s, const struct position_argument *argument
 static int run(const struct arguments *arguments)
 {
     struct error err = {0};
-    struct console console;
-    struct position_argument until = {.kind = POSITION_IS_END};
-    bool quiet = argument_flag(arguments, "quiet");
-    if (!session_position_option(arguments, "until", &until))
+    struct replaying p = {.until = {.kind = POSITION_IS_END},
+                          .quiet = argument_flag(arguments, "quiet"),
+                          .profile = argument_flag(arguments, "profile"),
+                          .json = argument_flag(arguments, "json")};
+    if (p.json && !p.profile)
+        return usage_error(arguments->command, "--json goes with --profile");
+    p.quiet = p.quiet || p.json;
+    if (!session_position_option(arguments, "until", &p.until))
         return STATUS_USAGE;
-    console_begin(&console, quiet ? -1 : STDOUT_FILENO, quiet ? -1 : STDOUT_FILENO);
+    console_begin(&p.console, p.quiet ? -1 : STDOUT_FILENO, p.quiet ? -1 : STDOUT_FILENO);
     /* The guest's output and a progress line on the same terminal would mix. */
-    struct session s = {
-        .quiet = !quiet && isatty(STDOUT_FILENO), .console = console_write, .context = &console};
-    int status = session_open(&s, arguments->operand[0], &err) ? session_fail(&err)
-                                                               : replay_to(&s, &until, quiet, &console);
-    session_close(&s);
-    return status;
+    p.session = (struct session){
+        .quiet = !p.quiet && isatty(STDOUT_FILENO), .console = console_write, .context = &p.console};
+    uint64_t start = monotonic_ns();
+    int status = session_open(&p.session, arguments->operand[0], &err) ? session_fail(&err) : STATUS_OK;
+    p.open_ns = monotonic_ns() - start;
+    if (status == STATUS_OK && p.profile)
+        replay_start_profile(p.session.replay);
+    if (status == STATUS_OK)
+        status = replay_to(&p);
+    session_close(&p.session);
+    return p.json ? finish_output(status) : status;
 }
 
 static const char *const paragraphs[] = {
@@ -85,6 +113,9 @@ static const struct option_spec options[] = {
      .text = "Stop exactly at this position: a number (1000000, 1_000_000, 0xf4240), "
              "\"end\", or a percentage of the trace (50%). Default: end."},
     {.name = "quiet", .letter = 'q', .text = "Print neither the guest's output nor the summary."},
+    {.name = "profile",
+     .text = "Print where the time went: executing, answering the guest, reading the trace, digests."},
+    {.name = "json", .text = "With --profile: print it as JSON, and nothing else."},
     {0},
 };
 static const struct operand_spec operands[] = {{.name = "TRACE", .text = "The trace file."}, {0}};

@@ -294,6 +294,23 @@ class EndToEnd(Recorded):
         self.assertEqual(none, b"")
         self.check(run("replay", self.trace, "--until", "99_999_999_999"), 1)
 
+    def test_replay_tells_where_the_time_went(self):
+        table = self.check(run("replay", "--profile", self.trace), 0)
+        self.assertEqual(table.stdout, self.recording.stdout)
+        self.assertIn("where the time went", table.stderr.decode())
+        start = time.monotonic_ns()
+        result = self.check(run("replay", "--profile", "--json", self.trace), 0)
+        elapsed = time.monotonic_ns() - start
+        profile = json.loads(result.stdout)
+        parts = {part["name"]: part for part in profile["parts"]}
+        info = json.loads(self.check(run("info", "--json", self.trace), 0).stdout)
+        self.assertEqual(sum(part["ns"] for part in profile["parts"]), profile["whole_ns"])
+        self.assertLess(profile["whole_ns"], elapsed)
+        self.assertGreater(parts["execute"]["ns"], 0)
+        self.assertEqual(parts["read"]["events"], info["events"])
+        self.assertGreater(parts["crossings"]["accesses"], 0)
+        self.usage("replay", "--json", self.trace)
+
     def test_verify_prints_one_line(self):
         result = self.check(run("verify", self.trace), 0)
         self.assertRegex(result.stdout.decode(), r"\A\S+hello\.dvm: exact: [\d,]+ steps, .*end: debug-exit status \d+\n\Z")
