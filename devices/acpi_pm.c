@@ -88,7 +88,8 @@ static uint16_t pm1_register(const struct acpi_pm *pm, unsigned offset)
 static uint64_t pm1_read(void *device, uint64_t offset, unsigned size)
 {
     (void)size;
-    return pm1_register(device, offset & ~1u) >> (offset & 1) * 8;
+    unsigned value = pm1_register(device, offset & ~1u);
+    return value >> (offset & 1) * 8;
 }
 
 static void write_register(struct acpi_pm *pm, unsigned offset, uint16_t value)
@@ -118,7 +119,7 @@ static void pm1_write(void *device, uint64_t offset, unsigned size, uint64_t val
 {
     struct acpi_pm *pm = device;
     unsigned reg = offset & ~1u, shift = (offset & 1) * 8;
-    uint16_t other = reg == PM1_STATUS ? 0 : pm1_register(pm, reg) & (uint16_t)(0xff00u >> shift);
+    unsigned other = reg == PM1_STATUS ? 0 : pm1_register(pm, reg) & 0xff00u >> shift;
     (void)size;
     write_register(pm, reg, (uint16_t)(other | (value & 0xff) << shift));
 }
