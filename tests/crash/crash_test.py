@@ -98,11 +98,13 @@ def document(dejavm, trace, folder, path):
     shown = next(output for prompt, command, output in steps if command.startswith("dejavm crash"))
     printed, _, _ = dejavm.run("crash", trace)
     problem = document_test.differs(shown, printed.decode().splitlines())
+    if problem:
+        raise Failure(f"{path}: dejavm crash: {problem}")
     commands = [(command, output) for prompt, command, output in steps if prompt == "(gdb)"]
     gdbtest.set_up(dejavm.binary, dejavm.guests)
     results = gdbtest.gdb(trace, *(command for command, _ in commands), options=["--symbols", os.path.join(folder, "reminder.ko")])
     for (command, expected), actual in zip(commands, results):
-        problem = problem or document_test.differs(map(module_path, expected), map(module_path, actual.splitlines()))
+        problem = document_test.differs(map(module_path, expected), map(module_path, actual.splitlines()))
         if problem:
             raise Failure(f"{path}: {command}: {problem}")
     return f"{len(commands)} commands of the document"
