@@ -27,6 +27,7 @@ struct console {
     struct virtio_device *virtio;
     struct machine *m;
     struct console_config config;
+    bool size_told;             /* to this driver */
     uint8_t input[INPUT_BYTES]; /* from the host, not yet given to the driver */
     size_t input_length;
     uint8_t buffer[BUFFER_BYTES];
@@ -57,6 +58,11 @@ static void transmit(struct console *c)
     }
     if (printed >= OUTPUT_MAX_BYTES)
         virtio_schedule(c->virtio, TRANSMITQ);
+    /* Linux looks at the size only when it is told of a change, and it must have got as far as to have a terminal. */
+    if (printed && !c->size_told) {
+        c->size_told = true;
+        virtio_config_changed(c->virtio);
+    }
 }
 
 static void receive(struct console *c)
@@ -81,6 +87,11 @@ static void notify(void *device, unsigned queue)
         transmit(device);
     else
         receive(device);
+}
+
+static void reset(void *device)
+{
+    ((struct console *)device)->size_told = false;
 }
 
 /* Before there is a driver the host keeps what was typed. */
@@ -120,6 +131,7 @@ static const struct virtio_type type = {
     .class_code = 0x078000, /* communication, other */
     .queues = 2,
     .notify = notify,
+    .reset = reset,
     .config_written = config_written,
 };
 
