@@ -55,8 +55,10 @@ static int run_ps(struct monitor *m, const struct monitor_words *words, struct e
     if (code)
         return code;
     const struct linux_view view = trace_linux_view(m->target);
-    if (!linux_guest_is_up(m->target->kernel->guest, &view))
-        return error_set(err, -ENOENT, "the Linux kernel does not run yet at this position");
+    struct linux_task current;
+    code = linux_task_current(m->target->kernel->guest, &view, &current, err);
+    if (code)
+        return code;
     fputs("      PID    PPID  S  NAME (of kernel threads: [NAME])\n", m->out);
     code = linux_tasks(m->target->kernel->guest, &view, print_task, m, &complete, err);
     if (code == 0 && !complete)

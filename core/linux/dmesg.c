@@ -59,7 +59,7 @@ static uint8_t read_level(const struct ring *r, const struct memory *m, gva_t in
     if (r->level.size == 0 || r->level.size > 8 || r->level.offset % 8 + r->level.size > 8 ||
         kernel_read(m, info + r->level.offset / 8, &byte, 1) != 1)
         return 0;
-    return (uint8_t)(byte >> r->level.offset % 8 & ((1u << r->level.size) - 1));
+    return (uint8_t)((unsigned)byte >> r->level.offset % 8 & 0xffu >> (8 - r->level.size));
 }
 
 /* Where the text of [begin, next) lies in the data ring: one that would go over its end is at its start instead. */

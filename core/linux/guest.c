@@ -15,6 +15,8 @@
 
 /* ---- memory ---- */
 
+static const char not_up[] = "the Linux kernel does not run yet at this position, or no more";
+
 static bool banner_is_there(const struct linux_guest *g, const struct linux_view *view)
 {
     char text[64];
@@ -29,7 +31,7 @@ int memory_begin(struct memory *m, const struct linux_guest *g, const struct lin
     m->ram = view->ram;
     m->state = view->state;
     if (!vcpu_in_long_mode(view->state) || !(view->state->cr0 & CR0_PG))
-        return error_set(err, -ENOENT, "the Linux kernel does not run yet at this position");
+        return error_set(err, -ENOENT, "%s", not_up);
     if (banner_is_there(g, view))
         return 0;
     m->own = *view->state;
@@ -37,7 +39,7 @@ int memory_begin(struct memory *m, const struct linux_guest *g, const struct lin
     m->state = &m->own;
     if (view->state->cr3 & CR3_USER_TABLES && banner_is_there(g, &(struct linux_view){view->ram, &m->own}))
         return 0;
-    return error_set(err, -ENOENT, "the Linux kernel is not mapped at this position");
+    return error_set(err, -ENOENT, "%s", not_up);
 }
 
 size_t kernel_read(const struct memory *m, gva_t address, void *out, size_t length)

@@ -144,6 +144,8 @@ static void put_symbol(struct file *f, const struct linux_symbol *s, gva_t next,
     gva_t end = section == SHN_ABS ? s->address : f->parts[section - 1].end;
     if (next < end)
         end = next;
+    if (end < s->address)
+        end = s->address;
     const Elf64_Sym out = {
         .st_name = put_name(&f->names, s->name),
         .st_info = (unsigned char)ELF64_ST_INFO(local  ? STB_LOCAL
