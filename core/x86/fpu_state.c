@@ -275,11 +275,11 @@ static enum step fx_check(struct emu *e, const struct plan *p, enum access acces
     bool alignment_checked = e->tlb == e->tlb_sets[TLB_ALIGNED];
     uint64_t unchecked = unchecked_linear(e, p);
     enum step step = fpu_check(e, FPU_X87);
-    /* #GP(0) for the alignment comes before what segmentation says, #AC after what it says of the first byte. */
+    /* #GP(0) for the alignment comes before what segmentation says, #AC after what it says of the first bytes. */
     if (step == STEP_NEXT && (unchecked & 15) && !(alignment_checked && (unchecked & 3)))
         step = raise_exception_code(e, VEC_GP, 0);
     if (step == STEP_NEXT)
-        step = plan_linear(e, p, 1, ACCESS_READ, linear);
+        step = plan_linear(e, p, 4, ACCESS_READ, linear);
     if (step == STEP_NEXT && (unchecked & 15))
         step = raise_exception_code(e, VEC_AC, 0);
     if (step == STEP_NEXT)

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#define XSAVE_AREA_BYTES 832u
+
 int aim_gpr(ZydisRegister reg)
 {
     return ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg));
@@ -134,12 +136,22 @@ static bool put_displacement(struct aim *a, uint64_t value)
     return true;
 }
 
+/* The parts of an image that wraps round at its address size are not looked at in the order that the emulator has. */
+static bool is_wrapped_image(const struct aim *a, uint64_t offset)
+{
+    bool image =
+        a->insn.meta.category == ZYDIS_CATEGORY_XSAVE || a->insn.meta.category == ZYDIS_CATEGORY_XSAVEOPT;
+    return image && a->insn.address_width < 64 && offset + XSAVE_AREA_BYTES > address_mask(a);
+}
+
 static bool aim_explicit(struct aim *a, const ZydisDecodedOperand *o, enum isa_place place)
 {
     uint64_t *gpr = a->c->in.gpr;
     unsigned size = o->size / 8u;
     a->operand = aim_place(a->r, place, a->long_mode, size);
     uint64_t offset = offset_of(a, a->operand, o->mem.segment);
+    if (is_wrapped_image(a, offset))
+        return false;
     uint64_t disp = o->mem.disp.has_displacement ? (uint64_t)o->mem.disp.value : 0, index = 0;
     /* SIB base 101 with mod 00 is no base; Zydis 4.0 can name R13D. */
     bool no_base = (a->insn.attributes & ZYDIS_ATTRIB_HAS_SIB) && a->insn.raw.modrm.mod == 0 &&
@@ -203,6 +215,20 @@ static void aim_count(struct aim *a)
         a->c->in.gpr[GPR_RCX] |= isa_random(a->r) << a->insn.address_width;
 }
 
+/* PUSH [rsp+disp]: RSP has been aimed for the stack meanwhile, and the operand is to be where it was. */
+static void follow_stack_pointer(struct aim *a)
+{
+    for (unsigned i = 0; i < a->insn.operand_count_visible; i++) {
+        const ZydisDecodedOperand *o = &a->operands[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.base == ZYDIS_REGISTER_NONE ||
+            aim_gpr(o->mem.base) != GPR_RSP)
+            continue;
+        uint64_t index = o->mem.index == ZYDIS_REGISTER_NONE ? 0 : a->c->in.gpr[aim_gpr(o->mem.index)];
+        uint64_t offset = offset_of(a, a->operand, o->mem.segment);
+        (void)put_displacement(a, offset - index * o->mem.scale - a->c->in.gpr[GPR_RSP]);
+    }
+}
+
 bool aim_operands(struct aim *a)
 {
     unsigned memory = 0, chosen;
@@ -231,6 +257,8 @@ bool aim_operands(struct aim *a)
         if (a->operand)
             a->c->operand = a->operand;
     }
+    if (a->operand && memory > 1)
+        follow_stack_pointer(a);
     aim_contents(a);
     return true;
 }
