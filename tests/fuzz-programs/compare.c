@@ -74,6 +74,9 @@ static void forgive_kvm(struct isa_result *kvm, const struct isa_result *emulato
     }
     if (other_fault)
         kvm->cr2 = emulator->cr2;
+    /* To emulate an MMX instruction it reads its registers, which turns the x87 stack. */
+    if (emulator->vector == VEC_GP)
+        memcpy(kvm->state.fpu.st, emulator->state.fpu.st, sizeof kvm->state.fpu.st);
 }
 
 unsigned compare_results(char *text, size_t size, const struct isa_result *a, const struct isa_result *b,
