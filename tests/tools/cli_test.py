@@ -177,6 +177,12 @@ class Usage(Case):
             self.assertIn("--memory", self.usage(command, "--memory=0", "x"))
             self.assertIn("--live", self.usage(command, "--live", "x"))
         self.assertIn("--listen", self.usage("gdbserver", "--stdio", "--listen=:0", "x"))
+        for disk in ("", ",ro", ",write-through,ro"):
+            self.assertIn("names no file", self.usage("record", "--disk", disk, "x"))
+        self.assertIn("read-only", self.usage("record", "--disk", "x,ro,write-through", "x"))
+        self.assertIn("more than 16 disks", self.usage("record", *["--disk=y"] * 17, "x"))
+        self.assertIn("--console", self.usage("record", "--console=tty", "x"))
+        self.assertIn("--machine pc", self.usage("record", "--console=virtio", "--machine=minimal", "x"))
         self.assertIn("empty", self.usage("record", ""))
         self.assertIn("empty", self.usage("record", "-o", "", "x"))
 
