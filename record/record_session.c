@@ -71,7 +71,8 @@ static bool instruction_comes_first(const struct recorder *r)
 static int service(struct recorder *r, struct error *err)
 {
     uint64_t entered = record_host_now_ns(r->host);
-    if (r->halted)
+    if (r->halted &&
+        !machine_interrupt_pending(r->machine)) /* what waits already ends the sleep before it began */
         record_clock_sleep(&r->clock, entered, machine_next_deadline_ns(r->machine),
                            r->engine->ops->position(r->engine));
     machine_set_clock_ns(r->machine, record_guest_clock_ns(r));

@@ -1,0 +1,30 @@
+"""With a virtual clock, two recordings of a guest are the same event for event, however busy the host is; with the host's they are not."""
+
+from dejavm import Failure, main
+
+
+def events(dejavm, guest, number, *options):
+    trace = dejavm.path(f"{guest}-{number}.dvm")
+    dejavm.run("record", "--engine", "emu", "-o", trace, *options, dejavm.guest(guest), timeout=300)
+    return dejavm.run("dump", trace)[0]
+
+
+def test(dejavm, arguments):
+    seen = []
+    for guest in ("hello", "hello32", "paging", "preempt"):
+        for machine in ("pc", "minimal"):
+            options = ("--clock", "virtual", "--machine", machine)
+            dumps = [events(dejavm, guest, f"{machine}-{i}", *options) for i in range(2)]
+            if dumps[0] != dumps[1]:
+                raise Failure(f"{guest} on machine {machine}: two recordings with a virtual clock differ")
+        seen.append(f"{guest} {dumps[0].count(10)} events")
+    live = [events(dejavm, "preempt", f"live-{i}") for i in range(2)]
+    if live[0] == live[1]:
+        raise Failure("two recordings of preempt with the host's clock are the same: nothing was proved")
+    _, err, _ = dejavm.run("record", "--engine", "kvm", "--clock", "virtual", dejavm.guest("hello"), status=2)
+    if "--engine emu" not in err:
+        raise Failure(f"--clock virtual under kvm: {err}")
+    return "the same twice: " + ", ".join(seen)
+
+
+main(test)
