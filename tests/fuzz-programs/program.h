@@ -87,8 +87,24 @@ void side_base_state(bool long_mode, struct vcpu_state *out);
  */
 enum side_end side_run(struct side *s, const struct vcpu_state *in, struct isa_random *r,
                        struct isa_result *out, uint64_t *steps, char *message, size_t size);
+/* Stage 1 or stage 2 of the emulator for the next runs, unless DEJAVM_EMU_STAGES says which. */
+void side_choose_stage(struct side *s, bool translate);
 /* Makes a run that hangs end; async-signal-safe. */
 void side_kick(struct side *s);
+
+/* ---- host.c: the host CPU ---- */
+
+struct host;
+
+/* Before any side is created. NULL: it cannot be had. */
+struct host *host_create(void);
+bool host_has_low(const struct host *h);
+/* False: the process that ran it is gone. */
+bool host_run(struct host *h, const struct vcpu_state *in, const uint8_t *code, const uint8_t *data,
+              struct isa_result *out);
+/* As the program left them. */
+const uint8_t *host_code(const struct host *h);
+const uint8_t *host_data(const struct host *h);
 
 /* ---- compare.c ---- */
 

@@ -329,6 +329,12 @@ enum side_end side_run(struct side *s, const struct vcpu_state *in, struct isa_r
     return SIDE_ENDED;
 }
 
+void side_choose_stage(struct side *s, bool translate)
+{
+    if (!getenv("DEJAVM_EMU_STAGES"))
+        emu_set_stages(s->engine, translate ? EMU_STAGE_2_ONLY : EMU_STAGE_1_ONLY);
+}
+
 void side_kick(struct side *s)
 {
     s->engine->ops->kick(s->engine);

@@ -1,5 +1,5 @@
 /*
- * Random programs on the host CPU, in the emulator (whole, and cut at random limits) and in KVM: all must end alike. A
+ * Random programs on the host CPU, in both stages of the emulator (whole, and cut at random limits) and in KVM: all must end alike. A
  * program that does not is cut down to the instructions that it takes, and printed.
  *
  *     test_fuzz_programs [programs [first seed]]
@@ -11,13 +11,10 @@
 
 #include <cmocka.h>
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -48,7 +45,8 @@ struct shard {
 struct child {
     struct shard *shard;
     const struct isa_forms *forms[2]; /* of 32-bit and of 64-bit code */
-    struct side *emu, *kvm;           /* kvm: NULL where there is none */
+    struct host *host;
+    struct side *emu, *kvm; /* kvm: NULL where there is none */
     bool kvm_runs_32bit;
     uint8_t data[ISA_DATA_BYTES];
     uint8_t emu_data[ISA_DATA_BYTES], emu_code[ISA_CODE_BYTES];
@@ -159,12 +157,19 @@ static bool is_same(const struct child *c, const char *name, const struct isa_re
     return n == 0;
 }
 
+/* One of the two runs is made by stage 1, the other by stage 2. */
+static bool whole_is_translated(const struct program *p)
+{
+    return p->seed % 4 == 0;
+}
+
 static enum verdict run_sliced(struct child *c, const struct program *p, char *text, size_t size)
 {
     struct isa_result result;
     struct isa_random r = {.s = p->seed};
     uint64_t steps;
     char message[512] = "";
+    side_choose_stage(c->emu, !whole_is_translated(p));
     side_load(c->emu, p->code, c->data);
     enum side_end end = side_run(c->emu, &p->in, &r, &result, &steps, message, sizeof message);
     if (end != SIDE_ENDED) {
@@ -183,10 +188,10 @@ static enum verdict run_sliced(struct child *c, const struct program *p, char *t
 static enum verdict run_native(struct child *c, const struct program *p, char *text, size_t size)
 {
     struct isa_result result;
-    memcpy(native_code(), p->code, sizeof p->code);
-    memcpy(native_data(), c->data, sizeof c->data);
-    native_run(&p->in, 0, &result);
-    return is_same(c, "host", &result, native_code(), native_data(), false, text, size) ? SAME : DIFFERENT;
+    if (!host_run(c->host, &p->in, p->code, c->data, &result))
+        _exit(1);
+    bool same = is_same(c, "host", &result, host_code(c->host), host_data(c->host), false, text, size);
+    return same ? SAME : DIFFERENT;
 }
 
 /*
@@ -243,6 +248,7 @@ static bool probe_32bit(struct child *c)
 
 static enum verdict check(struct child *c, const struct program *p, char *text, size_t size)
 {
+    side_choose_stage(c->emu, whole_is_translated(p));
     enum verdict v = run_emulator(c, p, text, size);
     if (v == SAME)
         v = run_sliced(c, p, text, size);
@@ -271,6 +277,7 @@ static int backward_branch(const struct program *p)
 static void defuse(struct child *c, struct program *p)
 {
     struct isa_random r = {.s = ~p->seed};
+    side_choose_stage(c->emu, false);
     for (unsigned i = 0; i < DEFUSINGS_MAX && isa_random(&r) % 16; i++) {
         char text[1024] = "";
         enum verdict v = run_emulator(c, p, text, sizeof text);
@@ -355,34 +362,18 @@ static void run_program(struct child *c, uint64_t seed)
 
 /* ---- children ---- */
 
-/* A system call made by a program would be an accident: it ends the child. */
-static bool guard_system_calls(void)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 4),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
-        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)ISA_CODE, 0, 2),
-        BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)ISA_CODE + ISA_CODE_BYTES, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
 static void prepare(struct child *c, struct shard *shard)
 {
     char message[256] = "";
     c->shard = shard;
-    if (!native_init())
+    c->host = host_create();
+    if (!c->host)
         _exit(1);
     c->forms[0] = isa_forms_create(false);
     c->forms[1] = isa_forms_create(true);
-    c->emu = side_create(false, native_has_low(), message, sizeof message);
-    c->kvm = side_create(true, native_has_low(), c->shard->kvm_message, sizeof c->shard->kvm_message);
-    if (!c->forms[0] || !c->forms[1] || !c->emu || !guard_system_calls())
+    c->emu = side_create(false, host_has_low(c->host), message, sizeof message);
+    c->kvm = side_create(true, host_has_low(c->host), c->shard->kvm_message, sizeof c->shard->kvm_message);
+    if (!c->forms[0] || !c->forms[1] || !c->emu)
         _exit(1);
     c->kvm_runs_32bit = c->kvm && probe_32bit(c);
 }
