@@ -77,7 +77,8 @@ void block_cache_flush(struct emu *e)
     c->used = 0;
     c->generation++;
     e->last_block = NULL;
-    e->link_epoch++;
+    link_forget(e, 0);
+    link_forget(e, 1);
     e->block_gone = true;
     jit_blocks_flushed(e);
 }
@@ -409,7 +410,8 @@ static struct block *follow_link(const struct emu *e)
         return NULL;
     for (unsigned i = 0; i < ARRAY_LEN(from->link); i++) {
         const struct block_link *l = &from->link[i];
-        if (l->rip == e->cpu.rip && l->tlb == e->tlb && l->epoch == e->link_epoch && !l->to->dropped)
+        if (l->rip == e->cpu.rip && l->tlb == e->tlb && l->epoch == e->link_epoch[link_half(l->rip)] &&
+            !l->to->dropped)
             return l->to;
     }
     return NULL;
@@ -418,9 +420,11 @@ static struct block *follow_link(const struct emu *e)
 static void make_link(struct emu *e, struct block *to)
 {
     struct block *from = e->last_block;
-    if (from)
-        from->link[from->link_turn++ % ARRAY_LEN(from->link)] =
-            (struct block_link){.rip = e->cpu.rip, .tlb = e->tlb, .epoch = e->link_epoch, .to = to};
+    if (!from)
+        return;
+    link_remember(e, e->cpu.rip);
+    from->link[from->link_turn++ % ARRAY_LEN(from->link)] = (struct block_link){
+        .rip = e->cpu.rip, .tlb = e->tlb, .epoch = e->link_epoch[link_half(e->cpu.rip)], .to = to};
 }
 
 static enum step find(struct emu *e, unsigned size, struct block **out)

@@ -58,8 +58,9 @@ enum step write_cr3(struct emu *e, uint64_t value)
         return refused(e);
     if (legacy_pae(s->cr0, s->cr4, s->efer) && !mmu_pdptes_valid(e, value))
         return refused(e);
+    uint64_t old = s->cr3;
     s->cr3 = value;
-    tlb_flush(e);
+    tlb_switch_tables(e, old);
     return STEP_NEXT;
 }
 

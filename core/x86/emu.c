@@ -273,22 +273,25 @@ static enum step interpret(struct emu *e, const struct block *block, unsigned co
 
 static enum step fast_steps(struct emu *e)
 {
-    struct block *block;
-    unsigned count;
-    enum step step = next_block(e, &block, &count);
-    if (unlikely(step != STEP_NEXT))
-        return step;
-    if (e->translates) {
+    struct block *block = NULL;
+    unsigned count = 0;
+    enum step step;
+    const struct jit_code *code = e->translates ? jit_find_recent(e) : NULL;
+    if (!code) {
+        step = next_block(e, &block, &count);
+        if (unlikely(step != STEP_NEXT))
+            return step;
+        if (e->translates)
+            code = jit_find(e, block);
+    }
+    if (code) {
         bool again;
-        const struct jit_code *code = jit_find(e, block);
-        if (code) {
-            step = jit_run(e, code, &again);
-            if (likely(!again))
-                return step;
-            step = next_block(e, &block, &count);
-            if (unlikely(step != STEP_NEXT))
-                return step;
-        }
+        step = jit_run(e, code, &again);
+        if (likely(!again))
+            return step;
+        step = next_block(e, &block, &count);
+        if (unlikely(step != STEP_NEXT))
+            return step;
     }
     position_t start = e->position;
     step = interpret(e, block, count);

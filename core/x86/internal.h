@@ -9,6 +9,7 @@
 #define DEJAVM_CORE_X86_INTERNAL_H
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "core/cpu_model.h"
 #include "core/engine.h"
@@ -38,6 +39,8 @@ static inline uint64_t tlb_no_page(unsigned index)
 {
     return index == 0 ? PAGE_SIZE_BYTES : 0;
 }
+
+#define TLB_LOW_LOG 512u
 
 enum tlb_context {
     TLB_USER,      /* CPL 3 */
@@ -95,7 +98,12 @@ struct emu {
     struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
     struct block_cache *blocks;
     struct block *last_block; /* the block found last, or NULL */
-    uint64_t link_epoch;      /* grows when a translation is taken back: links between blocks are void then */
+    /*
+     * Grow when a translation of an address that code was executed from is taken back, each for half of the address space: links
+     * to code there are void then. link_pages remembers by a hash which pages that are.
+     */
+    uint64_t link_epoch[2];
+    uint64_t link_pages[2][64];
     struct code_arena *arena;
     struct error error;                 /* message of a run that fails */
     uint8_t *bounce;                    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
@@ -109,11 +117,13 @@ struct emu {
     bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
-    unsigned table_writes;        /* to such pages since they were last forgotten */
-    bool tlb_clean[TLB_CONTEXTS]; /* nothing entered since the last flush */
-    struct jit *jit;              /* stage 2 (jit/jit.h), or NULL */
-    bool translates;              /* stage 2 is there and in use */
-    bool low;                     /* this struct lies in low memory, where translated code can address it */
+    unsigned table_writes;                       /* to such pages since they were last forgotten */
+    bool tlb_clean[TLB_CONTEXTS];                /* nothing entered since the last flush */
+    unsigned low_count[TLB_CONTEXTS];            /* of low_log; TLB_LOW_LOG: it did not hold all */
+    uint16_t low_log[TLB_CONTEXTS][TLB_LOW_LOG]; /* entries that got pages of the lower half since */
+    struct jit *jit;                             /* stage 2 (jit/jit.h), or NULL */
+    bool translates;                             /* stage 2 is there and in use */
+    bool low; /* this struct lies in low memory, where translated code can address it */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
 
@@ -148,6 +158,8 @@ enum step deliver_event(struct emu *e, unsigned vector, enum event_class event, 
 
 void tlb_flush(struct emu *e); /* all contexts, global pages included */
 void tlb_flush_page(struct emu *e, gva_t page);
+/* CR3 changed: the lower half, and the upper one too unless both tables say the same of it. */
+void tlb_switch_tables(struct emu *e, uint64_t old_cr3);
 void tlb_flush_writes(struct emu *e); /* write tags only: after the dirty list was cleared */
 void tlb_forbid_write(struct emu *e,
                       uint64_t ram_page); /* write tags of one RAM page: it now holds decoded code */
@@ -268,6 +280,34 @@ void block_cache_destroy(struct block_cache *c);
 void block_cache_flush(struct emu *e);
 /* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
 void block_invalidate(struct emu *e, uint64_t offset, size_t length);
+
+/* ---- links ---- */
+
+/* The half of the address space that an address belongs to: index into link_epoch. */
+static inline unsigned link_half(gva_t linear)
+{
+    return (unsigned)(linear >> 63);
+}
+
+static inline uint64_t *link_page_word(struct emu *e, gva_t linear, uint64_t *bit)
+{
+    uint64_t page = linear >> PAGE_SHIFT, hash = page ^ page >> 12;
+    *bit = (uint64_t)1 << (hash & 63);
+    return &e->link_pages[link_half(linear)][hash >> 6 & 63];
+}
+
+/* Somebody remembers that code may be fetched from linear, as long as link_epoch stays. */
+static inline void link_remember(struct emu *e, gva_t linear)
+{
+    uint64_t bit, *word = link_page_word(e, linear, &bit);
+    *word |= bit;
+}
+
+static inline void link_forget(struct emu *e, unsigned half)
+{
+    e->link_epoch[half]++;
+    memset(e->link_pages[half], 0, sizeof e->link_pages[half]);
+}
 
 /* ---- small helpers ---- */
 

@@ -4,7 +4,10 @@
 #include "core/x86/protect.h"
 
 /* After so many writes to table pages the marks are dropped: the pages may have been freed and hold data now. */
-#define TABLE_WRITES_MAX 256u
+#define TABLE_WRITES_MAX 1024u
+
+/* Bits of CR3 that are the address of a table of 4 KiB, where they can be those of RAM (SDM 3, 4.5). */
+#define ROOT_ADDRESS ((uint64_t)0x000ffffffffff000)
 
 static void entry_clear(struct emu *e, unsigned context, unsigned index)
 {
@@ -14,8 +17,10 @@ static void entry_clear(struct emu *e, unsigned context, unsigned index)
 
 void tlb_flush(struct emu *e)
 {
-    e->link_epoch++;
+    link_forget(e, 0);
+    link_forget(e, 1);
     for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
+        e->low_count[c] = 0;
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             entry_clear(e, c, i);
         e->tlb_clean[c] = true;
@@ -25,7 +30,9 @@ void tlb_flush(struct emu *e)
 
 void tlb_flush_page(struct emu *e, gva_t page)
 {
-    e->link_epoch++;
+    uint64_t bit, *word = link_page_word(e, page, &bit);
+    if (*word & bit)
+        link_forget(e, link_half(page));
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         entry_clear(e, c, (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1));
 }
@@ -149,6 +156,41 @@ void table_written(struct emu *e, uint64_t offset, const void *data, size_t leng
         table_forget_all(e);
 }
 
+/* ---- another table ---- */
+
+static void clear_if_low(struct emu *e, unsigned context, unsigned index)
+{
+    const struct tlb_entry *t = &e->tlb_sets[context][index];
+    if (!link_half(t->read | t->write | t->exec))
+        entry_clear(e, context, index);
+}
+
+static void flush_low(struct emu *e)
+{
+    link_forget(e, 0);
+    for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
+        bool all = e->low_count[c] == TLB_LOW_LOG;
+        for (unsigned i = 0; i < (all ? TLB_ENTRIES : e->low_count[c]); i++)
+            clear_if_low(e, c, all ? i : e->low_log[c][i]);
+        e->low_count[c] = 0;
+    }
+}
+
+void tlb_switch_tables(struct emu *e, uint64_t old_cr3)
+{
+    const uint64_t root = ROOT_ADDRESS, upper = PAGE_SIZE_BYTES / 2;
+    uint64_t old = ram_offset(e->ram, old_cr3 & root), new = ram_offset(e->ram, e->cpu.cr3 & root);
+    bool paging = (e->cpu.cr0 & CR0_PG) && vcpu_in_long_mode(&e->cpu);
+    if (!paging || old == RAM_NO_OFFSET || new == RAM_NO_OFFSET || e->table_count >= TABLE_PAGES_MAX ||
+        memcmp(e->ram->host + old + upper, e->ram->host + new + upper, upper) != 0) {
+        tlb_flush(e);
+        return;
+    }
+    /* The same entries, A bits included, lead to the same pages: what stays depends on the new table now. */
+    flush_low(e);
+    table_mark(e, e->cpu.cr3 & root, false, 0);
+}
+
 /* ---- filling ---- */
 
 /* The slot for a page: other pages' tags are dropped from it. */
@@ -157,6 +199,8 @@ static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_
     unsigned index = (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
     struct tlb_entry *t = &e->tlb_sets[context][index];
     e->tlb_clean[context] = false;
+    if (!link_half(page) && e->low_count[context] < TLB_LOW_LOG)
+        e->low_log[context][e->low_count[context]++] = (uint16_t)index;
     if (t->read != page)
         t->read = tlb_no_page(index);
     if (t->write != page)

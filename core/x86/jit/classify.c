@@ -268,10 +268,21 @@ static bool vector_available(const struct translation_state *t, const struct pla
     return !(p->flags & EXEC_MXCSR) || (t->key & KEY_MASKED);
 }
 
-static bool classify_native(const struct translation_state *t, struct insn *insn)
+/* The memory operand is not known to fault, or to lie on two pages: those are left to the handler. */
+static bool operand_in_page(const struct insn *insn, unsigned bytes)
 {
     const struct plan *p = insn->plan;
     uint64_t linear;
+    if (p->base == PLAN_REG_RIP && p->seg >= SEG_FS)
+        return p->addr_size == 4 || is_canonical(insn->rip + p->length + (uint64_t)p->disp);
+    if (!constant_address(insn, &linear))
+        return true;
+    return is_canonical(linear) && (linear & PAGE_MASK) + bytes <= PAGE_SIZE_BYTES;
+}
+
+static bool classify_native(const struct translation_state *t, struct insn *insn)
+{
+    const struct plan *p = insn->plan;
     if (!allow_list_may_execute(&insn->z, insn->op) || needs_its_handler(insn->z.mnemonic) ||
         (!p->stub && !computes_without_stub(insn->z.mnemonic)) || !vector_available(t, p))
         return false;
@@ -279,8 +290,7 @@ static bool classify_native(const struct translation_state *t, struct insn *insn
         return false;
     if (insn->memory && (!(insn->z.attributes & ZYDIS_ATTRIB_HAS_MODRM) || p->mem_bytes == 0))
         return false;
-    if (insn->memory && constant_address(insn, &linear) &&
-        (!is_canonical(linear) || (linear & PAGE_MASK) + p->mem_bytes > PAGE_SIZE_BYTES))
+    if (insn->memory && !operand_in_page(insn, p->mem_bytes))
         return false;
     insn->leaves = insn->memory;
     insn->mxcsr = p->stub && (p->flags & EXEC_MXCSR);
@@ -295,14 +305,6 @@ static bool is_explicit_gpr64(const ZydisDecodedOperand *o)
 {
     return o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
            ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_GPR64;
-}
-
-static bool operand_in_page(const struct insn *insn, unsigned bytes)
-{
-    uint64_t linear;
-    if (!constant_address(insn, &linear))
-        return true;
-    return is_canonical(linear) && (linear & PAGE_MASK) + bytes <= PAGE_SIZE_BYTES;
 }
 
 static enum insn_kind classify_stack(struct insn *insn)

@@ -90,7 +90,7 @@ struct jit_code {
     uint8_t *entry_host, *entry_saved;   /* writable view: flags in the host's register, flags in the frame */
     uint8_t *closed_host, *closed_saved; /* where the entries lead when closed */
     uint8_t opening[2][5];               /* their first bytes when open */
-    uint8_t key;
+    uint8_t key, slot;                   /* slot: of key, in jit.targets */
     bool closed;
     bool dropped;   /* closed for good */
     uint32_t bytes; /* of guest code */
@@ -106,10 +106,12 @@ struct jit_target {
 #define TARGETS      (1u << TARGETS_LOG2)
 #define KEY_SLOTS    8u
 #define PAGE_LISTS   4096u
+#define RECENT       8192u
 
 struct jit_targets {
     struct jit_target entry[TARGETS];
-    uint64_t epoch; /* e->link_epoch that the entries are valid under */
+    uint64_t epoch[2]; /* e->link_epoch that the entries are valid under */
+    bool half[2];      /* there are entries of that half of the address space */
 };
 
 /* What exit code leaves behind. */
@@ -133,8 +135,10 @@ struct jit {
     uintptr_t (*enter)(const void *code, int32_t left, uint32_t flags); /* enum link_kind; 0: by jit_step */
     const uint8_t *exit_host, *exit_saved, *call_step;                  /* writable view */
     position_t slice_end;
-    enum step step; /* of an exit by jit_step */
-    uint64_t epoch; /* e->link_epoch when translated code was entered */
+    enum step step;                  /* of an exit by jit_step */
+    uint64_t epoch[2];               /* e->link_epoch when translated code was entered */
+    unsigned slot;                   /* of key, in targets */
+    struct jit_code *recent[RECENT]; /* by hash of RIP: translations entered last */
     unsigned key;
     struct jit_code *left_closed; /* the translation that could not be entered */
     struct jit_link *pending;     /* a link that would like to know its target */

@@ -43,6 +43,8 @@ void jit_begin_run(struct emu *e);
  * executions, and translates.
  */
 const struct jit_code *jit_find(struct emu *e, struct block *b);
+/* The same for CS:RIP without asking for the block; NULL: jit_find has to. */
+const struct jit_code *jit_find_recent(struct emu *e);
 
 /* Room for at least this many steps before the run's limit, or translated code cannot be entered. */
 #define JIT_MIN_STEPS 64u

@@ -73,7 +73,7 @@ unsigned jit_key_slot(struct jit *j, unsigned key)
     if (j->key_slots == KEY_SLOTS)
         return KEY_SLOTS;
     j->key_of_slot[j->key_slots] = (uint8_t)key;
-    j->targets[j->key_slots].epoch = 0;
+    memset(&j->targets[j->key_slots], 0, sizeof j->targets[0]);
     return j->key_slots++;
 }
 
@@ -197,6 +197,7 @@ static void drop_everything(struct jit *j)
     j->left_closed = NULL;
     j->flushed = false;
     memset(j->pages, 0, sizeof j->pages);
+    memset(j->recent, 0, sizeof j->recent);
 }
 
 /* ---- finding ---- */
@@ -224,7 +225,8 @@ void jit_connect(struct jit *j, struct jit_link *link, const struct jit_code *co
         return;
     }
     link->code = executable_of(j, code->entry_saved);
-    link->epoch = j->e->link_epoch;
+    link->epoch = j->e->link_epoch[link_half(code->rip)];
+    link_remember(j->e, code->rip);
 }
 
 static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
@@ -252,6 +254,12 @@ static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
     return code;
 }
 
+static bool targets_valid(const struct emu *e, const struct jit_targets *t)
+{
+    return t->entry[0].rip && (!t->half[0] || t->epoch[0] == e->link_epoch[0]) &&
+           (!t->half[1] || t->epoch[1] == e->link_epoch[1]);
+}
+
 /* What still leads to a dropped translation goes on to the one that replaces it. */
 static void forward(struct jit_code *dropped, const struct jit_code *code)
 {
@@ -265,13 +273,15 @@ static void forward(struct jit_code *dropped, const struct jit_code *code)
 /* Makes the target known to indirect branches, and to the jump that was looking for it. */
 static void announce(struct jit *j, const struct jit_code *code)
 {
-    struct jit_targets *t = &j->targets[jit_key_slot(j, code->key)];
-    if (t->epoch != j->e->link_epoch) {
+    struct jit_targets *t = &j->targets[code->slot];
+    if (!targets_valid(j->e, t)) {
         /* No address that ends in other bits than an entry's index is looked for there. */
-        memset(t->entry, 0, sizeof t->entry);
+        memset(t, 0, sizeof *t);
         t->entry[0].rip = 1;
-        t->epoch = j->e->link_epoch;
+        memcpy(t->epoch, j->e->link_epoch, sizeof t->epoch);
     }
+    t->half[link_half(code->rip)] = true;
+    link_remember(j->e, code->rip);
     t->entry[code->rip & (TARGETS - 1)] =
         (struct jit_target){.rip = code->rip, .code = executable_of(j, code->entry_saved)};
     if (j->pending && j->pending->rip == code->rip)
@@ -280,6 +290,25 @@ static void announce(struct jit *j, const struct jit_code *code)
         forward(j->left_closed, code);
     j->pending = NULL;
     j->left_closed = NULL;
+}
+
+static struct jit_code **recent(struct jit *j, uint64_t rip)
+{
+    return &j->recent[(rip ^ rip >> 13) & (RECENT - 1)];
+}
+
+const struct jit_code *jit_find_recent(struct emu *e)
+{
+    struct jit *j = e->jit;
+    uint64_t rip = e->cpu.rip;
+    const struct tlb_entry *t = &e->tlb[(rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    const struct jit_code *code = *recent(j, rip);
+    if (!code || code->rip != rip || code->closed || t->exec != (rip & ~PAGE_MASK) ||
+        code->host != t->host + (rip & PAGE_MASK) || j->flushed || !vcpu_in_64bit_code(&e->cpu) ||
+        code->key != current_key(e) || e->limit - e->position < JIT_MIN_STEPS)
+        return NULL;
+    announce(j, code);
+    return code;
 }
 
 const struct jit_code *jit_find(struct emu *e, struct block *b)
@@ -299,6 +328,7 @@ const struct jit_code *jit_find(struct emu *e, struct block *b)
     }
     if (!code || code->closed)
         return NULL;
+    *recent(j, code->rip) = code;
     announce(j, code);
     return code;
 }
@@ -317,8 +347,9 @@ enum step jit_run(struct emu *e, const struct jit_code *code, bool *again)
     int32_t left = (int32_t)(remaining < JIT_SLICE_STEPS ? remaining : JIT_SLICE_STEPS) - LIMIT_MARGIN;
     position_t start = e->position;
     j->slice_end = e->position + (uint64_t)left;
-    j->epoch = e->link_epoch;
+    memcpy(j->epoch, e->link_epoch, sizeof j->epoch);
     j->key = code->key;
+    j->slot = code->slot;
     e->block_gone = false;
     *again = false;
     j->profile.entries++;
@@ -358,6 +389,16 @@ static void count_call(struct jit *j, const struct jit_site *site)
         j->profile.handler_calls++;
 }
 
+/* Nothing that translated code knows of where code may be fetched was taken back. */
+static bool may_stay(const struct jit *j, uint64_t rip)
+{
+    const struct emu *e = j->e;
+    unsigned half = link_half(rip);
+    if (likely(e->link_epoch[0] == j->epoch[0] && e->link_epoch[1] == j->epoch[1]))
+        return true;
+    return e->link_epoch[half] == j->epoch[half] && !j->targets[j->slot].half[!half];
+}
+
 uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame)
 {
     struct jit *j = e->jit;
@@ -378,7 +419,7 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
         e->position++;
         int64_t left = (int64_t)(j->slice_end - e->position) - (site->back - 1);
         bool stay = !site->last && left >= 0 && !e->block_gone && !e->boundary_stop &&
-                    e->link_epoch == j->epoch && current_key(e) == j->key;
+                    may_stay(j, site->rip) && current_key(e) == j->key;
         if (likely(stay)) {
             frame->left = (int32_t)left;
             frame->gpr[0] = e->cpu.gpr[GPR_R10];

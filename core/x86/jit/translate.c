@@ -147,7 +147,7 @@ static void translate_lea(struct translation_state *t, const struct insn *insn)
     } else if (p->addr_size == 8 && plain_address(p)) {
         put_rm(m, p->op_size == 8 ? FORM_W : 0, 0x8d, to, host_address(p));
     } else {
-        put_address(t, p);
+        put_address(t, insn);
         if (p->op_size == 4)
             put_rr(m, 0, 0x89, SCRATCH_A, to);
         else if (to != SCRATCH_A)
@@ -326,7 +326,8 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     if (*full)
         return NULL;
     t->m = (struct emitter){.at = j->writable + used, .end = j->writable + used + TRANSLATION_MAX};
-    *t->code = (struct jit_code){.host = b->host, .rip = rip, .key = (uint8_t)key, .bytes = b->bytes};
+    *t->code = (struct jit_code){
+        .host = b->host, .rip = rip, .key = (uint8_t)key, .slot = (uint8_t)t->slot, .bytes = b->bytes};
     translate_body(t);
     if (t->m.full || t->failed) {
         *full = t->m.full && !t->failed && pool != 0;

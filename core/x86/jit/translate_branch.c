@@ -122,7 +122,7 @@ static void add_exit(struct translation_state *t, uint8_t *jump, struct jit_link
 static void put_far_link(struct translation_state *t, struct jit_link *link)
 {
     struct emitter *m = &t->m;
-    put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch));
+    put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch[link_half(link->rip)]));
     put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_absolute(&link->epoch));
     add_exit(t, put_jump(m, COND_NE), link, false, false);
     put_rm(m, 0, 0xff, 4, mem_absolute(&link->code));
@@ -164,7 +164,7 @@ static void put_exit_stub(struct translation_state *t, const struct exit_stub *s
         patch_rel32(stub->jump, m->at);
     if (stub->far) {
         put_save_flags(m);
-        put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch));
+        put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch[link_half(stub->link->rip)]));
         put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_absolute(&stub->link->epoch));
         uint8_t *leave = put_jump(m, COND_NE);
         put_rm(m, 0, 0xff, 4, mem_absolute(&stub->link->code));

@@ -92,8 +92,9 @@ void put_slow_parts(struct translation_state *t)
 
 /* ---- addresses ---- */
 
-void put_address(struct translation_state *t, const struct plan *p)
+void put_address(struct translation_state *t, const struct insn *insn)
 {
+    const struct plan *p = insn->plan;
     struct emitter *m = &t->m;
     struct mem mem = {NO_REG, NO_REG, 0, (int32_t)p->disp};
     if (p->base < GPR_COUNT) {
@@ -111,7 +112,9 @@ void put_address(struct translation_state *t, const struct plan *p)
             mem.index = SCRATCH_B;
         }
     }
-    if (mem.base == NO_REG && mem.index == NO_REG)
+    if (p->base == PLAN_REG_RIP)
+        put_constant(m, SCRATCH_A, insn->rip + p->length + (uint64_t)p->disp);
+    else if (mem.base == NO_REG && mem.index == NO_REG)
         put_constant(m, SCRATCH_A, (uint64_t)p->disp);
     else if (mem.index == NO_REG && mem.disp == 0 && mem.base != SCRATCH_A)
         put_move(m, SCRATCH_A, mem.base);
@@ -195,7 +198,7 @@ void put_operand(struct translation_state *t, struct slow *s, const struct insn 
             slow_jump(t, s, JUMP_ALWAYS);
         return;
     }
-    put_address(t, p);
+    put_address(t, insn);
     put_segment_base(t, s, p);
     put_lookup(t, s, bytes, access);
     if (insn->aligned) {

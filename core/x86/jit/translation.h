@@ -168,7 +168,7 @@ void put_operand(struct translation_state *t, struct slow *s, const struct insn 
 /* The same for [guest register + disp], where the segment is flat. */
 void put_stack(struct translation_state *t, struct slow *s, unsigned guest, int32_t disp, enum access access);
 /* The address of the plan's memory operand without segment base, in R10; clobbers R11, not flags. */
-void put_address(struct translation_state *t, const struct plan *p);
+void put_address(struct translation_state *t, const struct insn *insn);
 /* A memory operand whose address is known: *linear. */
 bool constant_address(const struct insn *insn, uint64_t *linear);
 /* Calls jit_step for an instruction; flags are in the frame. */
