@@ -141,6 +141,10 @@ static position_t next_limit(struct recorder *r)
         limit = count(r);
     if (r->options.max_steps && r->options.max_steps < limit)
         limit = r->options.max_steps;
+    if (r->clock.is_virtual && r->masked_since_ns != UINT64_MAX) { /* see watch_for_hang */
+        position_t hung = count(r) + record_clock_steps_until(&r->clock, r->masked_since_ns + HUNG_NS);
+        limit = hung < limit ? hung : limit;
+    }
     uint64_t device = machine_next_deadline_ns(r->machine);
     r->step_deadline_ns = UINT64_MAX;
     if (record_deadline_by_steps(r, device)) {

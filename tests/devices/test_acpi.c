@@ -160,6 +160,27 @@ static void a_board_without_apics_has_no_madt(void **state)
     teardown(&p);
 }
 
+/* The bytes are somewhere in the DSDT. */
+static bool dsdt_has(struct rig *r, const char *bytes, size_t count)
+{
+    gpa_t dsdt = word(r, find_table(r, "FACP") + 40, 4);
+    uint64_t length = word(r, dsdt + 4, 4);
+    const uint8_t *table = r->ram->host + dsdt; /* below 3 GiB the offset in RAM is the address */
+    return memmem(table, length, bytes, count) != NULL;
+}
+
+static void the_dsdt_names_the_devices(void **state)
+{
+    struct rig *r = *state;
+    assert_true(dsdt_has(r, "_HID\x0c\x41\xd0\x0a\x03", 9)); /* PNP0A03 */
+    assert_true(dsdt_has(r, "_HID\x0c\x41\xd0\x05\x01", 9)); /* PNP0501 */
+    assert_true(dsdt_has(r, "_HID\x0c\x41\xd0\x0b\x00", 9)); /* PNP0B00 */
+    assert_true(dsdt_has(r, "_HID\x0dQEMU0001", 14));
+    assert_true(dsdt_has(r, "\x47\x01\xf8\x03\xf8\x03\x01\x08\x22\x10\x00", 11)); /* 3f8, 8 ports, IRQ 4 */
+    /* The last of the interrupt lines: device 31, INTA#, no link, IRQ 11. */
+    assert_true(dsdt_has(r, "\x04\x0c\xff\xff\x1f\x00\x00\x00\x0a\x0b", 10));
+}
+
 /* \_S5 of the DSDT is a package whose first element is the SLP_TYP that the control register takes. */
 static void power_off_is_what_the_tables_say(void **state)
 {
@@ -195,8 +216,8 @@ static void the_timers_carry_raises_the_sci(void **state)
 {
     struct rig *r = *state;
     const uint64_t half = ((uint64_t)1 << 23) * SECOND_NS / 3579545; /* the top bit changes */
-    machine_port_write(r->m, 0x21, 1, 0xfb); /* the slave, and of it */
-    machine_port_write(r->m, 0xa1, 1, 0xfd); /* IRQ 9 */
+    machine_port_write(r->m, 0x21, 1, 0xfb);                         /* the slave, and of it */
+    machine_port_write(r->m, 0xa1, 1, 0xfd);                         /* IRQ 9 */
     machine_set_clock_ns(r->m, half + 1000);
     machine_run_timers(r->m);
     assert_int_equal(machine_port_read(r->m, 0x600, 2), 1);
@@ -266,6 +287,7 @@ int main(void)
         T(the_rsdp_leads_to_all_tables),
         T(the_madt_describes_the_interrupt_controllers),
         cmocka_unit_test(a_board_without_apics_has_no_madt),
+        T(the_dsdt_names_the_devices),
         T(power_off_is_what_the_tables_say),
         T(the_reset_register_is_what_the_tables_say),
         T(the_timers_carry_raises_the_sci),
