@@ -5,10 +5,8 @@
 #include "devices/block_image.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
+#include <fcntl.h> /* O_CLOEXEC */
 #include <libnbd.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -209,6 +207,23 @@ static int check_image(const char *path, char *options, struct error *err)
     return error_set(err, status < 0 ? status : -EINVAL, "disk %s: a damaged qcow2 image: %s", path, text);
 }
 
+/*
+ * The server does not hear the terminal's signals, which stop a recording in order: the guest's disk is there until its end. What is
+ * blocked stays so in a program that is started.
+ */
+static int start_server(struct nbd_handle *nbd, char *const *arguments)
+{
+    sigset_t terminal, old;
+    sigemptyset(&terminal);
+    sigaddset(&terminal, SIGINT);
+    sigaddset(&terminal, SIGQUIT);
+    sigaddset(&terminal, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &terminal, &old);
+    int status = nbd_connect_systemd_socket_activation(nbd, (char **)arguments);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return status;
+}
+
 static int connect_server(struct qcow2 *q, const char *path, char *options, bool writable, struct error *err)
 {
     char *const reading[] = {"qemu-nbd", "--read-only", "--image-opts", options, NULL};
@@ -216,7 +231,7 @@ static int connect_server(struct qcow2 *q, const char *path, char *options, bool
     q->nbd = nbd_create();
     if (!q->nbd)
         return error_set(err, -ENOMEM, "disk %s: %s", path, nbd_get_error());
-    if (nbd_connect_systemd_socket_activation(q->nbd, (char **)(writable ? writing : reading)))
+    if (start_server(q->nbd, writable ? writing : reading))
         return error_set(err, -EIO, "disk %s: qemu-nbd does not serve it: %s", path, nbd_get_error());
     int64_t bytes = nbd_get_size(q->nbd);
     if (bytes < 0)

@@ -222,7 +222,8 @@ static uint64_t handle(struct block *b)
     }
     virtio_chain_write(b->virtio, c, in, &status, 1);
     /* Where the data before the status were not written, none of the length can be claimed (virtio 2.7.8.2). */
-    bool filled = in == 0 || (header.type == VIRTIO_BLK_T_IN && status == VIRTIO_BLK_S_OK);
+    bool filled = in == 0 || (header.type == VIRTIO_BLK_T_IN && status == VIRTIO_BLK_S_OK) ||
+                  (header.type == VIRTIO_BLK_T_GET_ID && in <= ID_BYTES);
     virtqueue_push(b->virtio, 0, c, filled ? c->writable_bytes : 0);
     return (uint64_t)in + out;
 }

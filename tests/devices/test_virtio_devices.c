@@ -232,13 +232,14 @@ static void the_disk_has_a_name(void **state)
     uint32_t written;
     attach(d, false, false, 0);
     assert_int_equal(request(d, T_GET_ID, 0, 20, true, &written), S_OK);
-    assert_int_equal(written,
-                     0); /* of one segment to the status it would be 21, but not all was written here */
+    assert_int_equal(written, 21);
     assert_int_equal(ram_read(d->r->ram, d->data, id, 20), 0);
     assert_string_equal(id, "dejavm-virtio-disk-w");
     rig_put(d->r, d->data + 4, 8, 0x1122334455667788);
     assert_int_equal(request(d, T_GET_ID, 0, 4, true, NULL), S_OK);
     assert_int_equal(rig_get(d->r, d->data + 4, 8), 0x1122334455667788);
+    assert_int_equal(request(d, T_GET_ID, 0, 24, true, &written), S_OK);
+    assert_int_equal(written, 0); /* four bytes were not written */
 }
 
 static void requests_that_cannot_be_fail(void **state)
