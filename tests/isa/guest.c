@@ -35,6 +35,7 @@
 #define PTE_PS 0x80u
 #define PTE_NX (1ull << 63)
 
+#define HLT            0xf4
 #define MAX_ITERATIONS 4096u
 
 struct guest {
@@ -79,7 +80,14 @@ static int answer(struct boundary *b, position_t at, enum boundary_source source
     return 0;
 }
 
+static int halted(struct boundary *b, position_t at)
+{
+    (void)b, (void)at;
+    return BOUNDARY_OK;
+}
+
 static const struct boundary_ops refuse = {
+    .halted = halted,
     .pio_read = refuse_pio_read,
     .pio_write = refuse_pio_write,
     .mmio_read = refuse_mmio_read,
@@ -162,6 +170,7 @@ static void build_interrupts(struct guest *g)
                   (handler >> 16 & 0xffff) << 48);
         put64(g, GPA_IDT + 16 * v + 8, handler >> 32);
     }
+    memset(g->ram->host + HANDLERS, HLT, 16 * 256);
     uint64_t stack = SYSTEM + KERNEL_STACK;
     memcpy(g->ram->host + GPA_TSS + 4, &stack, 8);
     memset(g->ram->host + GPA_TSS + 0x66, 0xff, 2); /* no I/O permission bitmap */
@@ -317,18 +326,56 @@ static bool step(struct guest *g, struct isa_result *out, char *message, size_t 
     return true;
 }
 
-bool guest_run(struct guest *g, const struct vcpu_state *in, struct isa_result *out, char *message,
-               size_t size)
+static void choose_stage(struct guest *g, bool translate)
 {
-    const struct engine_ops *ops = g->engine->ops;
+    if (!getenv("DEJAVM_EMU_STAGES"))
+        emu_set_stages(g->engine, translate ? EMU_STAGE_2_ONLY : EMU_STAGE_1_ONLY);
+}
+
+static bool load(struct guest *g, const struct vcpu_state *in, struct isa_result *out, char *message,
+                 size_t size)
+{
     struct error err = {0};
     memset(out, 0, sizeof *out);
     out->vector = -1;
     emu_ram_changed(g->engine, GPA_CODE, ISA_CODE_BYTES);
-    if (ops->set_state(g->engine, in, &err) != 0) {
-        snprintf(message, size, "set_state: %s", err.message);
+    if (g->engine->ops->set_state(g->engine, in, &err) == 0)
+        return true;
+    snprintf(message, size, "set_state: %s", err.message);
+    return false;
+}
+
+bool guest_run_to_end(struct guest *g, const struct vcpu_state *in, unsigned length, struct isa_result *out,
+                      char *message, size_t size)
+{
+    const struct engine_ops *ops = g->engine->ops;
+    struct error err = {0};
+    choose_stage(g, true);
+    if (!load(g, in, out, message, size))
+        return false;
+    struct engine_request request = {.limit = ops->position(g->engine) + MAX_ITERATIONS};
+    int stop = ops->run(g->engine, &request, &err);
+    out->state = *ops->state(g->engine);
+    out->state.rip--; /* before the HLT */
+    if (stop != ENGINE_STOP_HALT || !at_handler(&out->state)) {
+        snprintf(message, size, "run: stop %d at %#llx: %s", stop, (unsigned long long)out->state.rip,
+                 err.message);
         return false;
     }
+    read_fault(g, out);
+    if (out->vector == VEC_BP && out->state.rip - 1 - in->rip >= length) {
+        out->vector = -1;
+        out->state.rip--;
+    }
+    return true;
+}
+
+bool guest_run(struct guest *g, const struct vcpu_state *in, struct isa_result *out, char *message,
+               size_t size)
+{
+    choose_stage(g, false);
+    if (!load(g, in, out, message, size))
+        return false;
     for (unsigned i = 0; i < MAX_ITERATIONS; i++) {
         if (!step(g, out, message, size))
             return false;

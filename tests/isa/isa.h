@@ -68,10 +68,13 @@ struct segment guest_segment(uint16_t selector);
 void guest_set_supervisor(struct guest *g, bool present);
 /*
  * Executes the instruction at RIP to its end, and after a jump out of the code page the fetch there. False: the
- * engine failed, with a message.
+ * engine failed, with a message. By stage 1 of the emulator, unless DEJAVM_EMU_STAGES says otherwise.
  */
 bool guest_run(struct guest *g, const struct vcpu_state *in, struct isa_result *out, char *message,
                size_t size);
+/* The same in one run on to the INT3 that follows (or to the fault), by stage 2. length: of the instruction. */
+bool guest_run_to_end(struct guest *g, const struct vcpu_state *in, unsigned length, struct isa_result *out,
+                      char *message, size_t size);
 
 /* ---- forms.c: every form of every instruction of the CPU model ---- */
 
