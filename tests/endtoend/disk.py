@@ -1,6 +1,6 @@
 """
-A bare-metal driver reads and writes a virtio disk, woken by the device's interrupts: what it sees is what is in the file, which only
-changes when it is write-through; the recording seals, and replays without the file.
+A bare-metal driver reads and writes a virtio disk, woken by the device's interrupts: what it sees is what is in the file, which
+only changes when it is write-through; the recording seals, and replays without the file.
 """
 
 import os
@@ -38,8 +38,8 @@ def one(dejavm, engine, kind, content):
     with open(path, "rb") as file:
         file_before = file.read()
     words = {"copy": "", "qcow2": "", "ro": ",ro", "write-through": ",write-through"}[kind]
-    console, _, _ = dejavm.run("record", "--engine", engine, "--force", "--timeout", 100, "--exit-code", "--disk", path + words, "-o", trace,
-                               dejavm.guest("disk"), status=1 if kind == "ro" else 0)
+    console, _, _ = dejavm.run("record", "--engine", engine, "--force", "--timeout", 100, "--exit-code", "--disk", path + words,
+                               "-o", trace, dejavm.guest("disk"), status=1 if kind == "ro" else 0)
     wanted, after = expected(name, content, 1 if kind == "ro" else 0)
     if console != wanted:
         raise Failure(f"{kind}: the guest printed\n{console.decode('utf-8', 'replace')}\ninstead of\n{wanted.decode()}")
@@ -62,8 +62,8 @@ def one(dejavm, engine, kind, content):
 def test(dejavm, arguments):
     content = random.Random(arguments.seed).randbytes(SECTORS * 512)
     events = [one(dejavm, arguments.engine, kind, content) for kind in ("copy", "write-through", "ro", "qcow2")]
-    out, _, _ = dejavm.run("record", "--engine", arguments.engine, "--exit-code", "--force", "-o", dejavm.path("none.dvm"), dejavm.guest("disk"),
-                           status=2)
+    out, _, _ = dejavm.run("record", "--engine", arguments.engine, "--exit-code", "-o", dejavm.path("none.dvm"),
+                           dejavm.guest("disk"), status=2)
     if b"there is no virtio disk" not in out:
         raise Failure(f"without a disk: {out!r}")
     return f"{arguments.engine}: {events[0]} DMA events in a recording"

@@ -1,6 +1,6 @@
 """
-Debian's kernel with virtio disks (raw, qcow2, read-only, write-through), the virtio console and random numbers: what the guest reads
-and writes is right, the files change only where that was asked for, and the trace replays without them.
+Debian's kernel with virtio disks (raw, qcow2, read-only, write-through), the virtio console and random numbers: what the guest
+reads and writes is right, the files change only where that was asked for, and the trace replays without them.
 
 disks.py DEJAVM FOLDER [MIB]: the size of the first disk, default 4.
 """
@@ -114,9 +114,9 @@ def disks_work(dejavm, folder, mib):
     a, b, d = make_disks(dejavm, mib)
     qcow2 = read(path("d.qcow2"))
     console, err, _ = dejavm.run(
-        "record", "--engine", "emu", "--initrd", os.path.join(folder, "initrd.img"), "--append", APPEND, "--timeout", 400,
+        "record", "--engine", "emu", "--initrd", os.path.join(folder, "initrd.img"), "--append", APPEND, "--timeout", 400 + 30 * mib,
         "--disk", path("a"), "--disk", path("b") + ",ro", "--disk", path("c") + ",write-through", "--disk", path("d.qcow2"),
-        "-o", path("disks.dvm"), os.path.join(folder, "vmlinuz"), timeout=900)
+        "-o", path("disks.dvm"), os.path.join(folder, "vmlinuz"), timeout=900 + 60 * mib)
     expect(console, f"read a {md5(a)}", f"written a {md5(b)}", f"read d {md5(d)}", "b is read-only", "ro 1", "hello from the host",
            "serial a", "virtio_rng.0", "random 100", "traces 0", "through hvc0", "script ended with status 0")
     if not re.search(rb"PCI-MSI.*virtio.*req", console):
@@ -130,8 +130,8 @@ def disks_work(dejavm, folder, mib):
         raise Failure(f"record said:\n{err}")
     for name in ("a", "b", "c", "d.qcow2"):
         os.unlink(path(name))
-    out, _, _ = dejavm.run("verify", path("disks.dvm"), timeout=600)
-    replayed, _, _ = dejavm.run("replay", path("disks.dvm"), timeout=600)
+    out, _, _ = dejavm.run("verify", path("disks.dvm"), timeout=600 + 30 * mib)
+    replayed, _, _ = dejavm.run("replay", path("disks.dvm"), timeout=600 + 30 * mib)
     if b"exact" not in out or replayed != console:
         raise Failure(f"verify: {out!r}; the replay printed {len(replayed)} bytes, the recording {len(console)}")
     return f"{mib} MiB read and checked"
