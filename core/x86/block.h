@@ -37,6 +37,7 @@ struct block {
     uint8_t count;
     bool dropped;
     uint8_t link_turn; /* the link to be replaced next */
+    bool ungrouped;    /* it is translated without groups (jit/translate_group.c) */
     uint16_t heat;     /* executions by stage 1, until it is translated */
     uint32_t code_generation;
     struct jit_code *code; /* translations, valid for jit.generation == code_generation (jit/internal.h) */

@@ -117,7 +117,8 @@ struct emu {
     bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
-    unsigned table_writes;                       /* to such pages since they were last forgotten */
+    unsigned table_writes; /* to such pages since they were last forgotten */
+    uint64_t tlb_removals; /* grows whenever something is taken out of the TLB other than for want of room */
     bool tlb_clean[TLB_CONTEXTS];                /* nothing entered since the last flush */
     unsigned low_count[TLB_CONTEXTS];            /* of low_log; TLB_LOW_LOG: it did not hold all */
     uint16_t low_log[TLB_CONTEXTS][TLB_LOW_LOG]; /* entries that got pages of the lower half since */

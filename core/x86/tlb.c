@@ -17,6 +17,7 @@ static void entry_clear(struct emu *e, unsigned context, unsigned index)
 
 void tlb_flush(struct emu *e)
 {
+    e->tlb_removals++;
     link_forget(e, 0);
     link_forget(e, 1);
     for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
@@ -30,6 +31,7 @@ void tlb_flush(struct emu *e)
 
 void tlb_flush_page(struct emu *e, gva_t page)
 {
+    e->tlb_removals++;
     uint64_t bit, *word = link_page_word(e, page, &bit);
     if (*word & bit)
         link_forget(e, link_half(page));
@@ -39,6 +41,7 @@ void tlb_flush_page(struct emu *e, gva_t page)
 
 void tlb_flush_writes(struct emu *e)
 {
+    e->tlb_removals++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             e->tlb_sets[c][i].write = tlb_no_page(i);
@@ -48,6 +51,7 @@ void tlb_flush_writes(struct emu *e)
 void tlb_forbid_write(struct emu *e, uint64_t ram_page)
 {
     const uint8_t *host = e->ram->host + (ram_page << PAGE_SHIFT);
+    e->tlb_removals++;
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             struct tlb_entry *t = &e->tlb_sets[c][i];
@@ -167,6 +171,7 @@ static void clear_if_low(struct emu *e, unsigned context, unsigned index)
 
 static void flush_low(struct emu *e)
 {
+    e->tlb_removals++;
     link_forget(e, 0);
     for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
         bool all = e->low_count[c] == TLB_LOW_LOG;

@@ -55,11 +55,14 @@ enum jit_key {
 /* One instruction that may be done by its handler: what jit_step has to know. Lies in the code arena. */
 struct jit_site {
     const struct plan *plan;
+    struct jit_code *code;
     uint64_t rip;
-    int32_t back;   /* the block's steps not done yet, this one included */
-    uint8_t last;   /* ends the block: translated code is left in any case */
-    uint8_t memory; /* its operand was not plain RAM that the TLB has */
-    uint8_t string; /* STEP_LEAVE says no more than that it is done */
+    int32_t back;         /* the block's steps not done yet, this one included */
+    uint8_t last;         /* ends the block: translated code is left in any case */
+    uint8_t memory;       /* its operand was not plain RAM that the TLB has */
+    uint8_t groups;       /* what was found in the TLB is used further on (translate_group.c) */
+    uint8_t group_failed; /* the lookup for a group did not succeed: the block is left */
+    uint8_t string;       /* STEP_LEAVE says no more than that it is done */
 };
 
 /* What exit code returns: the address of a jit_link, or that of the jit_code that is next, with the reason in the low bits. */
@@ -85,7 +88,10 @@ struct jit_link {
 struct jit_code {
     struct jit_code *next;      /* of the same block */
     struct jit_code *page_next; /* in the list of its linear page */
-    const uint8_t *host;        /* the block's first byte, in the RAM mapping */
+    struct block *block;
+    uint64_t failures_since; /* position */
+    uint32_t failures;       /* of lookups for groups */
+    const uint8_t *host;     /* the block's first byte, in the RAM mapping */
     uint64_t rip;
     uint8_t *entry_host, *entry_saved;   /* writable view: flags in the host's register, flags in the frame */
     uint8_t *closed_host, *closed_saved; /* where the entries lead when closed */

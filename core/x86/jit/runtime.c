@@ -11,6 +11,8 @@
 #define JIT_SLICE_STEPS (1 << 17)
 #define LIMIT_MARGIN    ((int32_t)BLOCK_MAX_PLANS) /* stage 1 has room to finish a block in */
 #define THRESHOLD_MIXED 16u
+#define FAILURES_MAX    64u
+#define FAILURES_PERIOD ((position_t)1 << 20)
 #define HEAT_NEVER      UINT16_MAX
 
 /* ---- low memory ---- */
@@ -399,6 +401,19 @@ static bool may_stay(const struct jit *j, uint64_t rip)
     return e->link_epoch[half] == j->epoch[half] && !j->targets[j->slot].half[!half];
 }
 
+/* A group that is too often spread over two pages, or not to be written, is better not made. */
+static void note_failure(struct emu *e, struct jit_code *code)
+{
+    if (e->position - code->failures_since > FAILURES_PERIOD) {
+        code->failures_since = e->position;
+        code->failures = 0;
+    }
+    if (++code->failures < FAILURES_MAX || code->dropped || e->jit->flushed)
+        return;
+    code->block->ungrouped = true;
+    jit_block_dropped(e, code->block);
+}
+
 uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame)
 {
     struct jit *j = e->jit;
@@ -413,13 +428,17 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
     count_call(j, site);
 
     unsigned cpl = vcpu_cpl(&e->cpu);
+    uint64_t removals = e->tlb_removals;
     enum step step = p->fn(e, p);
     if (likely(step == STEP_NEXT || (step == STEP_LEAVE && site->string))) {
         e->cpu.rip = e->next_rip;
         e->position++;
         int64_t left = (int64_t)(j->slice_end - e->position) - (site->back - 1);
-        bool stay = !site->last && left >= 0 && !e->block_gone && !e->boundary_stop &&
-                    may_stay(j, site->rip) && current_key(e) == j->key;
+        if (unlikely(site->group_failed))
+            note_failure(e, site->code);
+        bool stay = !site->last && !site->group_failed && (!site->groups || removals == e->tlb_removals) &&
+                    left >= 0 && !e->block_gone && !e->boundary_stop && may_stay(j, site->rip) &&
+                    current_key(e) == j->key;
         if (likely(stay)) {
             frame->left = (int32_t)left;
             frame->gpr[0] = e->cpu.gpr[GPR_R10];

@@ -57,6 +57,7 @@ static bool classify_all(struct translation_state *t)
         t->mxcsr |= insn->mxcsr;
         worth_it |= insn->kind != KIND_HANDLER;
     }
+    find_groups(t);
     find_needed_flags(t);
     return worth_it;
 }
@@ -108,7 +109,8 @@ static void translate_native(struct translation_state *t, const struct insn *ins
         return;
     }
     struct mem operand;
-    flags_protect(t);
+    if (insn->leaves)
+        flags_protect(t);
     struct slow *s = slow_begin(t, insn);
     enum access access = insn->plan->mem_access & PLAN_MEM_WRITE ? ACCESS_WRITE : ACCESS_READ;
     put_operand(t, s, insn, insn->plan->mem_bytes, access, &operand);
@@ -189,7 +191,7 @@ static void translate_handler(struct translation_state *t, const struct insn *in
 {
     flags_to_frame(t);
     vector_store(t, t->vector_dirty);
-    put_call_step(t, insn, false);
+    put_call_step(t, insn, NULL);
     t->vector_dirty = t->vector_loaded = 0;
     t->flags = (struct flags_state){.saved = true};
     if (t->mxcsr)
@@ -326,8 +328,12 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     if (*full)
         return NULL;
     t->m = (struct emitter){.at = j->writable + used, .end = j->writable + used + TRANSLATION_MAX};
-    *t->code = (struct jit_code){
-        .host = b->host, .rip = rip, .key = (uint8_t)key, .slot = (uint8_t)t->slot, .bytes = b->bytes};
+    *t->code = (struct jit_code){.block = b,
+                                 .host = b->host,
+                                 .rip = rip,
+                                 .key = (uint8_t)key,
+                                 .slot = (uint8_t)t->slot,
+                                 .bytes = b->bytes};
     translate_body(t);
     if (t->m.full || t->failed) {
         *full = t->m.full && !t->failed && pool != 0;

@@ -8,15 +8,15 @@ static unsigned register_operand(const struct insn *insn)
     return insn->plan->reg[0] & 15;
 }
 
-/* MOV qword [R10], value; clobbers R11. */
-static void put_store_constant(struct emitter *m, uint64_t value)
+/* MOV qword [to], value; clobbers R11. */
+static void put_store_constant(struct emitter *m, struct mem to, uint64_t value)
 {
     if ((int64_t)value == (int32_t)value) {
-        put_rm(m, FORM_W, 0xc7, 0, mem_at(SCRATCH_A, 0));
+        put_rm(m, FORM_W, 0xc7, 0, to);
         put32(m, (uint32_t)value);
     } else {
         put_constant(m, SCRATCH_B, value);
-        put_store(m, SCRATCH_B, mem_at(SCRATCH_A, 0));
+        put_store(m, SCRATCH_B, to);
     }
 }
 
@@ -35,9 +35,10 @@ static void translate_push(struct translation_state *t, const struct insn *insn,
         put_load(m, SCRATCH_A, operand);
         put_store(m, SCRATCH_A, FRAME(temp[0]));
     }
-    put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
+    struct mem to;
+    put_stack(t, s, insn, GPR_RSP, -8, ACCESS_WRITE, &to);
     if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        put_store_constant(m, insn->plan->imm);
+        put_store_constant(m, to, insn->plan->imm);
     } else {
         unsigned reg = register_operand(insn), from = SCRATCH_B;
         if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -46,7 +47,7 @@ static void translate_push(struct translation_state *t, const struct insn *insn,
             put_load(m, SCRATCH_B, frame_gpr(reg));
         else
             from = host_gpr(reg);
-        put_store(m, from, mem_at(SCRATCH_A, 0));
+        put_store(m, from, to);
     }
     flags_before(t, insn);
     put_move_sp(t, -8);
@@ -56,28 +57,31 @@ static void translate_pop(struct translation_state *t, const struct insn *insn, 
 {
     struct emitter *m = &t->m;
     unsigned reg = register_operand(insn);
-    put_stack(t, s, GPR_RSP, 0, ACCESS_READ);
+    struct mem from;
+    put_stack(t, s, insn, GPR_RSP, 0, ACCESS_READ, &from);
     flags_before(t, insn);
     if (in_frame(reg)) {
-        put_load(m, SCRATCH_B, mem_at(SCRATCH_A, 0));
+        put_load(m, SCRATCH_B, from);
         put_store(m, SCRATCH_B, frame_gpr(reg));
     } else {
-        put_load(m, host_gpr(reg), mem_at(SCRATCH_A, 0));
+        put_load(m, host_gpr(reg), from);
     }
     put_move_sp(t, 8);
 }
 
 static void translate_leave(struct translation_state *t, const struct insn *insn, struct slow *s)
 {
-    put_stack(t, s, GPR_RBP, 0, ACCESS_READ);
+    struct mem from;
+    put_stack(t, s, insn, GPR_RBP, 0, ACCESS_READ, &from);
     flags_before(t, insn);
     put_lea(&t->m, HOST_OF_SP, mem_at(GPR_RBP, 8));
-    put_load(&t->m, GPR_RBP, mem_at(SCRATCH_A, 0));
+    put_load(&t->m, GPR_RBP, from);
 }
 
 void translate_stack(struct translation_state *t, const struct insn *insn)
 {
-    flags_protect(t);
+    if (insn->leaves)
+        flags_protect(t);
     struct slow *s = slow_begin(t, insn);
     if (insn->kind == KIND_PUSH)
         translate_push(t, insn, s);
@@ -215,8 +219,9 @@ static void translate_call(struct translation_state *t, const struct insn *insn)
     flags_to_frame(t);
     t->flags.host = false;
     struct slow *s = slow_begin(t, insn);
-    put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
-    put_store_constant(&t->m, next_rip(insn));
+    struct mem to;
+    put_stack(t, s, insn, GPR_RSP, -8, ACCESS_WRITE, &to);
+    put_store_constant(&t->m, to, next_rip(insn));
     put_move_sp(t, -8);
     put_link(t, next_rip(insn) + insn->plan->imm, JUMP_ALWAYS);
     slow_end(t, s, false);
@@ -264,8 +269,9 @@ static void translate_indirect(struct translation_state *t, const struct insn *i
     t->flags.host = false;
     struct slow *s = slow_begin(t, insn);
     if (insn->kind == KIND_RETURN) {
-        put_stack(t, s, GPR_RSP, 0, ACCESS_READ);
-        put_load(m, SCRATCH_A, mem_at(SCRATCH_A, 0));
+        struct mem from;
+        put_stack(t, s, insn, GPR_RSP, 0, ACCESS_READ, &from);
+        put_load(m, SCRATCH_A, from);
         put_find_target(t, s);
         put_move_sp(t, 8 + (insn->plan->operand_count ? (int32_t)(insn->plan->imm & 0xffff) : 0));
     } else {
@@ -275,8 +281,9 @@ static void translate_indirect(struct translation_state *t, const struct insn *i
     if (insn->kind == KIND_CALL_INDIRECT) {
         put_load(m, SCRATCH_B, target_code(t));
         put_store(m, SCRATCH_B, FRAME(temp[1]));
-        put_stack(t, s, GPR_RSP, -8, ACCESS_WRITE);
-        put_store_constant(m, next_rip(insn));
+        struct mem to;
+        put_stack(t, s, insn, GPR_RSP, -8, ACCESS_WRITE, &to);
+        put_store_constant(m, to, next_rip(insn));
         put_move_sp(t, -8);
         put_rm(m, 0, 0xff, 4, FRAME(temp[1]));
     } else {

@@ -43,7 +43,15 @@ void slow_jump(struct translation_state *t, struct slow *s, enum condition condi
     s->jump[s->jumps++] = put_jump(&t->m, condition);
 }
 
-void put_call_step(struct translation_state *t, const struct insn *insn, bool memory)
+static bool any_group(const struct translation_state *t)
+{
+    for (unsigned i = 0; i < t->group_count; i++)
+        if (t->groups[i].open)
+            return true;
+    return false;
+}
+
+void put_call_step(struct translation_state *t, const struct insn *insn, const struct slow *slow)
 {
     struct emitter *m = &t->m;
     struct site_use *use = &t->sites[t->site_count++];
@@ -53,7 +61,10 @@ void put_call_step(struct translation_state *t, const struct insn *insn, bool me
                                   .rip = insn->rip,
                                   .back = (int32_t)(t->count - index),
                                   .last = last,
-                                  .memory = memory};
+                                  .memory = slow != NULL};
+    use->site.code = t->code;
+    use->site.groups = any_group(t);
+    use->site.group_failed = slow && slow->group;
     use->site.string = insn->z.meta.category == ZYDIS_CATEGORY_STRINGOP;
     put_prefixes(m, FORM_W, SCRATCH_B, NO_REG, NO_REG); /* lea r11, [rip + site] */
     put8(m, 0x8d);
@@ -73,8 +84,8 @@ static void put_slow_part(struct translation_state *t, const struct slow *s)
         put_save_flags(m);
     }
     vector_store(t, s->dirty_before);
-    put_call_step(t, &t->insn[s->index], true);
-    if (!s->resume)
+    put_call_step(t, &t->insn[s->index], s);
+    if (!s->resume || s->group)
         return;
     if (t->mxcsr)
         put_ensure_mxcsr(t);
@@ -87,7 +98,8 @@ static void put_slow_part(struct translation_state *t, const struct slow *s)
 void put_slow_parts(struct translation_state *t)
 {
     for (unsigned i = 0; i < t->slow_count; i++)
-        put_slow_part(t, &t->slow[i]);
+        if (t->slow[i].jumps)
+            put_slow_part(t, &t->slow[i]);
 }
 
 /* ---- addresses ---- */
@@ -148,7 +160,7 @@ static size_t tag_offset(enum access access)
 }
 
 /* R10: linear address; becomes the host address. */
-static void put_lookup(struct translation_state *t, struct slow *s, unsigned bytes, enum access access)
+void put_lookup(struct translation_state *t, struct slow *s, unsigned bytes, enum access access)
 {
     struct emitter *m = &t->m;
     int32_t table = (int32_t)(uintptr_t)t->tlb;
@@ -186,11 +198,26 @@ static void put_constant_operand(struct translation_state *t, struct slow *s, ui
     *operand = mem_at(SCRATCH_A, (int32_t)(linear & PAGE_MASK));
 }
 
+/* Pages are aligned alike in guest and host. */
+static void put_alignment_check(struct translation_state *t, struct slow *s, unsigned bytes,
+                                struct mem operand)
+{
+    put_lea(&t->m, SCRATCH_B, operand);
+    put_rr(&t->m, FORM_BYTE, 0xf6, 0, SCRATCH_B); /* test r11b, bytes - 1 */
+    put8(&t->m, bytes - 1);
+    slow_jump(t, s, COND_NE);
+}
+
 void put_operand(struct translation_state *t, struct slow *s, const struct insn *insn, unsigned bytes,
                  enum access access, struct mem *operand)
 {
     const struct plan *p = insn->plan;
     uint64_t linear;
+    if (put_group_operand(t, s, insn, operand)) {
+        if (insn->aligned)
+            put_alignment_check(t, s, bytes, *operand);
+        return;
+    }
     *operand = mem_at(SCRATCH_A, 0);
     if (constant_address(insn, &linear)) {
         put_constant_operand(t, s, linear, access, operand);
@@ -201,15 +228,16 @@ void put_operand(struct translation_state *t, struct slow *s, const struct insn 
     put_address(t, insn);
     put_segment_base(t, s, p);
     put_lookup(t, s, bytes, access);
-    if (insn->aligned) {
-        put_rr(&t->m, FORM_BYTE, 0xf6, 0, SCRATCH_A); /* test r10b, bytes - 1 */
-        put8(&t->m, bytes - 1);
-        slow_jump(t, s, COND_NE);
-    }
+    if (insn->aligned)
+        put_alignment_check(t, s, bytes, *operand);
 }
 
-void put_stack(struct translation_state *t, struct slow *s, unsigned guest, int32_t disp, enum access access)
+void put_stack(struct translation_state *t, struct slow *s, const struct insn *insn, unsigned guest,
+               int32_t disp, enum access access, struct mem *operand)
 {
+    if (put_group_operand(t, s, insn, operand))
+        return;
+    *operand = mem_at(SCRATCH_A, 0);
     if (disp)
         put_lea(&t->m, SCRATCH_A, mem_at(host_gpr(guest), disp));
     else

@@ -44,6 +44,10 @@ struct insn {
     bool wide;         /* VEX: vector registers have 256 bits */
     bool mxcsr;
     bool aligned;         /* the memory operand has to be aligned to its size */
+    int8_t group;         /* index into groups, or NO_GROUP */
+    uint8_t group_reg;    /* the register that it goes through */
+    int32_t group_offset; /* of the access, from what the register was at the first member */
+    int32_t group_moved;  /* what was added to the register since */
     uint16_t gpr_named;   /* explicit register operands */
     uint16_t gpr_read;    /* of these, those whose old value matters */
     uint16_t gpr_written; /* explicit and implicit */
@@ -60,6 +64,17 @@ struct flags_state {
     uint8_t remat_index; /* the instruction that set them */
 };
 
+#define NO_GROUP   (-1)
+#define GROUPS_MAX ARRAY_LEN(((struct jit_frame *)0)->page)
+
+/* Memory accesses through the same register: translate_group.c. */
+struct group {
+    int64_t low, high; /* the bytes accessed, from what the register was at the first member */
+    bool write;
+    bool open; /* code for the lookup is there, and jit_frame.page has the host address of low */
+    unsigned members;
+};
+
 #define SLOW_JUMPS 8u
 
 /* The part of an instruction that is out of line: jit_step does it. */
@@ -67,6 +82,7 @@ struct slow {
     uint8_t *jump[SLOW_JUMPS];
     unsigned jumps;
     unsigned index;
+    bool group;      /* it is the lookup for a group that failed */
     uint8_t *resume; /* NULL: the instruction ends the block */
     struct flags_state before, after;
     uint16_t dirty_before, loaded_after;
@@ -100,7 +116,8 @@ struct translation_state {
     struct flags_state flags;
     uint16_t vector_loaded, vector_dirty;
     bool failed;
-    unsigned slow_count, exit_count, site_count;
+    unsigned slow_count, exit_count, site_count, group_count;
+    struct group groups[GROUPS_MAX];
     struct insn insn[BLOCK_MAX_PLANS];
     struct slow slow[BLOCK_MAX_PLANS];
     struct exit_stub exits[EXITS_MAX];
@@ -166,14 +183,24 @@ void slow_jump(struct translation_state *t, struct slow *s, enum condition condi
 void put_operand(struct translation_state *t, struct slow *s, const struct insn *insn, unsigned bytes,
                  enum access access, struct mem *operand);
 /* The same for [guest register + disp], where the segment is flat. */
-void put_stack(struct translation_state *t, struct slow *s, unsigned guest, int32_t disp, enum access access);
+void put_stack(struct translation_state *t, struct slow *s, const struct insn *insn, unsigned guest,
+               int32_t disp, enum access access, struct mem *operand);
 /* The address of the plan's memory operand without segment base, in R10; clobbers R11, not flags. */
 void put_address(struct translation_state *t, const struct insn *insn);
 /* A memory operand whose address is known: *linear. */
 bool constant_address(const struct insn *insn, uint64_t *linear);
-/* Calls jit_step for an instruction; flags are in the frame. */
-void put_call_step(struct translation_state *t, const struct insn *insn, bool memory);
+/* R10: linear address of bytes bytes; becomes the host address. */
+void put_lookup(struct translation_state *t, struct slow *s, unsigned bytes, enum access access);
+/* Calls jit_step for an instruction; flags are in the frame. slow: it is the out-of-line part, else NULL. */
+void put_call_step(struct translation_state *t, const struct insn *insn, const struct slow *slow);
 void put_slow_parts(struct translation_state *t);
+
+/* ---- translate_group.c ---- */
+
+void find_groups(struct translation_state *t);
+/* As put_operand, for a member of a group; false for all others. Members after the first need no slow part, and leave flags. */
+bool put_group_operand(struct translation_state *t, struct slow *s, const struct insn *insn,
+                       struct mem *operand);
 
 /* ---- translate_vector.c ---- */
 
