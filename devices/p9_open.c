@@ -141,8 +141,6 @@ int p9_read(struct p9_server *s, struct p9_reader *in, struct p9_writer *out)
     int status = get_place(s, in, &f, &offset, &count);
     if (status < 0)
         return status;
-    if (f->access == O_WRONLY)
-        return -EBADF;
     if (offset > INT64_MAX)
         return -EINVAL;
     uint8_t *count_at = out->at;
@@ -169,8 +167,6 @@ int p9_write(struct p9_server *s, struct p9_reader *in, struct p9_writer *out)
         return -EPROTO;
     if (status < 0)
         return status;
-    if (f->access == O_RDONLY)
-        return -EBADF;
     if (offset > INT64_MAX)
         return -EINVAL;
     ssize_t n = pwrite(f->fd, data, count, (off_t)offset);

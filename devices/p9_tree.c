@@ -135,8 +135,6 @@ static int set_attributes(const struct p9_fid *f, const struct attributes *a)
         return -errno;
     if ((a->valid & SETATTR_UID && a->uid != st.st_uid) || (a->valid & SETATTR_GID && a->gid != st.st_gid))
         return -EPERM;
-    if (a->valid & SETATTR_MODE && S_ISLNK(st.st_mode))
-        return -EOPNOTSUPP;
     if (a->valid & SETATTR_SIZE && !S_ISREG(st.st_mode))
         return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
     if (a->valid & SETATTR_MODE && chmod(path.text, a->mode & MODE_MASK))
@@ -292,7 +290,5 @@ int p9_unlinkat(struct p9_server *s, struct p9_reader *in, struct p9_writer *out
         return -EPROTO;
     if (status < 0)
         return status;
-    if (flags & ~(uint32_t)AT_REMOVEDIR)
-        return -EINVAL;
     return unlinkat(folder->fd, name, (int)flags) ? -errno : 0;
 }

@@ -44,15 +44,24 @@ static uint8_t pattern(size_t i)
     return (uint8_t)(i * 7 + (i >> 8) * 13);
 }
 
+static void arp_for_router(uint8_t request[64])
+{
+    static const uint8_t start[28] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0x12,
+                                      0x34, 0x56, 8,    6,    0,    1,    8,    0,    6, 4,
+                                      0,    1,    0x52, 0x54, 0,    0x12, 0x34, 0x56};
+    memset(request, 0, 64);
+    memcpy(request, start, sizeof(start));
+    put32(request + 28, GUEST_IP);
+    put32(request + 38, ROUTER_IP);
+}
+
 /* ---- the network's own services ---- */
 
 static void the_router_answers_arp(void **state)
 {
     struct net_guest *g = *state;
-    uint8_t request[64] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0,    0x12, 0x34, 0x56, 8,   6, 0,
-                           1,    8,    0,    6,    4,    0,    1,    0x52, 0x54, 0,    0x12, 0x34, 0x56};
-    put32(request + 28, GUEST_IP);
-    put32(request + 38, ROUTER_IP);
+    uint8_t request[64];
+    arp_for_router(request);
     net_guest_send(g, request, sizeof(request));
     net_guest_receive(g);
     assert_int_equal(get16(g->frame + 12), 0x0806);
@@ -212,6 +221,31 @@ static void a_forwarded_port_reaches_the_guest(void **state)
     net_guest_destroy(g);
 }
 
+static void a_forwarded_udp_port_reaches_the_guest(void **state)
+{
+    char forward[64];
+    const char *forwards[] = {forward};
+    uint8_t request[64];
+    (void)state;
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(free_port()), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    snprintf(forward, sizeof(forward), "udp::%u-:53", ntohs(address.sin_port));
+    struct net_guest *g = net_guest_create(forwards, 1, FEATURES);
+    net_guest_offer(g, 100, 1526);
+    arp_for_router(request);
+    net_guest_send(g, request, sizeof(request)); /* now the router knows the guest's address */
+    int client = socket(AF_INET, SOCK_DGRAM, 0);
+    assert_int_equal(sendto(client, "query", 5, 0, (struct sockaddr *)&address, sizeof(address)), 5);
+    do
+        net_guest_receive(g);
+    while (get16(g->frame + 12) != 0x0800);
+    assert_int_equal(g->frame[14 + 9], 17);
+    assert_int_equal(get16(g->frame + 34 + 2), 53);
+    assert_memory_equal(g->frame + 42, "query", 5);
+    close(client);
+    net_guest_destroy(g);
+}
+
 static void a_port_in_use_is_named(void **state)
 {
     char forward[64], message[200];
@@ -269,17 +303,6 @@ static void forwards_are_parsed(void **state)
 }
 
 /* ---- buffers ---- */
-
-static void arp_for_router(uint8_t request[64])
-{
-    static const uint8_t start[28] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0x12,
-                                      0x34, 0x56, 8,    6,    0,    1,    8,    0,    6, 4,
-                                      0,    1,    0x52, 0x54, 0,    0x12, 0x34, 0x56};
-    memset(request, 0, 64);
-    memcpy(request, start, sizeof(start));
-    put32(request + 28, GUEST_IP);
-    put32(request + 38, ROUTER_IP);
-}
 
 static void packets_wait_for_buffers_and_may_use_several(void **state)
 {
@@ -410,6 +433,7 @@ int main(void)
         TEST(a_guest_downloads_from_the_host),
         TEST(a_guest_uploads_to_the_host),
         cmocka_unit_test(a_forwarded_port_reaches_the_guest),
+        cmocka_unit_test(a_forwarded_udp_port_reaches_the_guest),
         cmocka_unit_test(a_port_in_use_is_named),
         cmocka_unit_test(forwards_are_parsed),
         cmocka_unit_test(packets_wait_for_buffers_and_may_use_several),

@@ -162,24 +162,33 @@ static unsigned fill_request(struct ring_fuzz *f, gpa_t gpa, unsigned room)
     return length;
 }
 
+/* The client's request, and its answer at the return value, of that many bytes. */
+static gpa_t ask(struct ring_fuzz *f, uint32_t bytes)
+{
+    const struct client *c = ((struct folder *)f->context)->client;
+    gpa_t answer = f->area + 4096;
+    uint32_t head, used;
+    assert_int_equal(ram_write(f->v.r->ram, f->area, c->request, c->request_length), 0);
+    ring_add(&f->ring[0],
+             (struct buffer_spec[]){{f->area, (uint32_t)c->request_length, false}, {answer, 100, true}}, 2);
+    vdev_notify(&f->v, 0);
+    assert_true(ring_used(&f->ring[0], &head, &used));
+    assert_int_equal(used, bytes);
+    return answer;
+}
+
 static void assert_folder_works(struct ring_fuzz *f)
 {
-    struct folder *d = f->context;
-    uint32_t head, used;
+    struct client *c = ((struct folder *)f->context)->client;
     do
         ring_fuzz_restart(f);
     while (f->ring[0].size < 8);
-    client_compose(d->client, TVERSION, "ds", 65536u, "9P2000.L");
-    assert_int_equal(ram_write(f->v.r->ram, f->area, d->client->request, d->client->request_length), 0);
-    ring_add(&f->ring[0],
-             (struct buffer_spec[]){{f->area, (uint32_t)d->client->request_length, false},
-                                    {f->area + 4096, 100, true}},
-             2);
-    vdev_notify(&f->v, 0);
-    assert_true(ring_used(&f->ring[0], &head, &used));
-    assert_int_equal(used, 21);
-    assert_int_equal(rig_get(f->v.r, f->area + 4096 + 4, 1), TVERSION + 1);
-    assert_int_equal(rig_get(f->v.r, f->area + 4096 + 7, 4), 65536);
+    client_compose(c, TGETATTR, "dq", ROOT, (uint64_t)0); /* with the reset, sessions are over */
+    assert_int_equal(rig_get(f->v.r, ask(f, 11) + 7, 4), EPROTO);
+    client_compose(c, TVERSION, "ds", 65536u, "9P2000.L");
+    gpa_t answer = ask(f, 21);
+    assert_int_equal(rig_get(f->v.r, answer + 4, 1), TVERSION + 1);
+    assert_int_equal(rig_get(f->v.r, answer + 7, 4), 65536);
 }
 
 static void drivers_of_the_shared_folder(void **state)
