@@ -185,6 +185,7 @@ static void a_read_only_disk_is_not_written(void **state)
     assert_int_equal(request(d, T_IN, 9, 512, true, NULL), S_OK);
     assert_sectors(d, 9, 1);
     assert_int_equal(file_word(d, 9), 9);
+    assert_int_equal(d->r->mark_count, 0); /* the file was not even asked */
 }
 
 static void ranges_are_cleared(void **state)
