@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ struct record_host {
     size_t queue_length;
     atomic_bool input_waits; /* the queue is not empty */
     bool input_ended;
+    bool input_is_file; /* never waits: it is read by the session, when the queue has room */
     struct pollfd watched[MACHINE_WATCH_MAX];
     size_t watched_count;
     bool watching; /* false once one was ready */
@@ -94,7 +96,8 @@ static void read_input(struct record_host *h)
 static bool wants_input(struct record_host *h)
 {
     pthread_mutex_lock(&h->lock);
-    bool wants = h->input_fd >= 0 && !h->input_ended && h->queue_length < sizeof(h->queue);
+    bool wants =
+        h->input_fd >= 0 && !h->input_is_file && !h->input_ended && h->queue_length < sizeof(h->queue);
     pthread_mutex_unlock(&h->lock);
     return wants;
 }
@@ -196,6 +199,10 @@ int record_host_create(struct record_host **out, int input_fd, void (*kick)(void
     pthread_mutex_init(&h->lock, NULL);
     h->thread_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     h->session_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct stat input;
+    h->input_is_file = input_fd >= 0 && fstat(input_fd, &input) == 0 && S_ISREG(input.st_mode);
+    if (h->input_is_file)
+        read_input(h);
     int r = h->thread_event < 0 || h->session_event < 0 ? -errno : start_thread(h);
     if (r < 0) {
         record_host_destroy(h);
@@ -311,7 +318,10 @@ void record_host_input_taken(struct record_host *h, size_t length)
     memmove(h->queue, h->queue + length, h->queue_length - length);
     h->queue_length -= length;
     atomic_store(&h->input_waits, h->queue_length > 0);
+    bool refill = h->input_is_file && !h->input_ended && h->queue_length < sizeof(h->queue) / 2;
     pthread_mutex_unlock(&h->lock);
+    if (refill)
+        read_input(h);
     if (was_full && length)
         event_signal(h->thread_event);
 }

@@ -15,7 +15,8 @@ struct record_host;
 
 /*
  * kick(context) is called from the helper thread. input_fd: read for serial input, -1 for none (the descriptor stays
- * the caller's; its flags are not changed).
+ * the caller's; its flags are not changed). What is in a regular file waits from the start: when the guest gets it is the guest's doing
+ * alone.
  */
 int record_host_create(struct record_host **out, int input_fd, void (*kick)(void *context), void *context,
                        struct error *err) must_check;
