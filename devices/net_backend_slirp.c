@@ -11,6 +11,9 @@
 
 #define NS_PER_MS 1000000u
 
+/* From here on the guest cannot open more. Less than can be watched, by what one run of the card's work may open. */
+#define SOCKETS_ENOUGH (MACHINE_WATCH_MAX - 256u)
+
 /* Frames that wait for the guest, in bytes: from here on sockets are left alone, and from here on frames are dropped. */
 #define WAITING_ENOUGH_BYTES   65536u
 #define WAITING_TOO_MUCH_BYTES 1048576u
@@ -29,6 +32,7 @@ struct net_slirp {
     struct machine_timer timer; /* libslirp's: retransmissions and the like */
     struct pollfd fds[MACHINE_WATCH_MAX];
     size_t fd_count;
+    size_t socket_count;         /* when libslirp was last asked */
     struct frame *first, **last; /* for the guest */
     size_t waiting_bytes;
 };
@@ -119,9 +123,28 @@ static int descriptor_events(int index, void *opaque)
 
 /* ---- what the card calls ---- */
 
+/* Ethernet, IPv4 and TCP, as far as it takes to see whether libslirp may open a socket for this frame. */
+#define ETHERNET_BYTES    14u
+#define ETHERTYPE_IPV4    0x0800u
+#define IPV4_PROTOCOL     9u
+#define IPV4_PROTOCOL_TCP 6u
+#define TCP_FLAGS         13u
+#define TCP_FLAG_SYN      0x02u
+
+static bool may_open_socket(const uint8_t *frame, size_t length)
+{
+    if (length <= ETHERNET_BYTES + IPV4_PROTOCOL || (frame[12] << 8 | frame[13]) != ETHERTYPE_IPV4)
+        return false;
+    if (frame[ETHERNET_BYTES + IPV4_PROTOCOL] != IPV4_PROTOCOL_TCP)
+        return true;
+    size_t flags = ETHERNET_BYTES + 4u * (frame[ETHERNET_BYTES] & 15u) + TCP_FLAGS;
+    return flags < length && frame[flags] & TCP_FLAG_SYN;
+}
+
 void net_slirp_send(struct net_slirp *s, const uint8_t *frame, size_t length)
 {
-    if (length <= NET_FRAME_BYTES)
+    bool full = s->socket_count >= SOCKETS_ENOUGH;
+    if (length <= NET_FRAME_BYTES && !(full && may_open_socket(frame, length)))
         slirp_input(s->slirp, frame, (int)length);
 }
 
@@ -131,6 +154,7 @@ static void fill(struct net_slirp *s)
     uint32_t timeout_ms = UINT32_MAX;
     s->fd_count = 0;
     slirp_pollfds_fill(s->slirp, &timeout_ms, add_descriptor, s);
+    s->socket_count = s->fd_count;
     if (s->waiting_bytes >= WAITING_ENOUGH_BYTES)
         s->fd_count = 0;
     if (timeout_ms == UINT32_MAX)

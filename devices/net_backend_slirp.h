@@ -27,7 +27,10 @@ int net_slirp_create(struct net_slirp **out, struct machine *m, const struct boa
                      void (*ready)(void *card), void *card, struct error *err) must_check;
 void net_slirp_destroy(struct net_slirp *s); /* closes all connections; NULL is fine */
 
-/* A frame that the guest sent, of any content. To be called from work, and net_slirp_poll after the last. */
+/*
+ * A frame that the guest sent, of any content; dropped when it is too long, or may open a socket and there are hundreds already. To be
+ * called from work, and net_slirp_poll after the last.
+ */
 void net_slirp_send(struct net_slirp *s, const uint8_t *frame, size_t length);
 
 /* Looks at the sockets and timers. To be called from work whenever that runs. */

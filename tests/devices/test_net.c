@@ -2,9 +2,11 @@
 #include "tests/devices/net_guest.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -364,6 +366,41 @@ static void a_guest_that_takes_nothing_makes_the_network_wait(void **state)
     net_guest_destroy(g);
 }
 
+static unsigned open_descriptors(void)
+{
+    unsigned count = 0;
+    DIR *d = opendir("/proc/self/fd");
+    assert_non_null(d);
+    while (readdir(d))
+        count++;
+    closedir(d);
+    return count;
+}
+
+static void a_guest_cannot_open_sockets_without_end(void **state)
+{
+    struct net_guest *g = *state;
+    struct rlimit limit;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(address);
+    uint8_t udp[8 + 1] = {0}, frame[100];
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = limit.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    int server = socket(AF_INET, SOCK_DGRAM, 0);
+    assert_int_equal(bind(server, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(getsockname(server, (struct sockaddr *)&address, &length), 0);
+    unsigned before = open_descriptors();
+    put16(udp + 2, ntohs(address.sin_port));
+    put16(udp + 4, sizeof(udp));
+    for (unsigned i = 0; i < 3000; i++) {
+        put16(udp, 10000 + i);
+        net_guest_send(g, frame, make_ip(frame, 17, GUEST_IP, ROUTER_IP, udp, sizeof(udp)));
+    }
+    assert_in_range(open_descriptors() - before, 500, MACHINE_WATCH_MAX);
+    close(server);
+}
+
 /* ---- drivers that do it wrong ---- */
 
 static void a_receive_buffer_that_is_too_small_breaks_the_card(void **state)
@@ -438,6 +475,7 @@ int main(void)
         cmocka_unit_test(forwards_are_parsed),
         cmocka_unit_test(packets_wait_for_buffers_and_may_use_several),
         cmocka_unit_test(a_guest_that_takes_nothing_makes_the_network_wait),
+        TEST(a_guest_cannot_open_sockets_without_end),
         cmocka_unit_test(a_receive_buffer_that_is_too_small_breaks_the_card),
         TEST(a_packet_without_a_header_breaks_the_card),
         TEST(long_short_and_empty_packets_are_dropped),
