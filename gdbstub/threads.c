@@ -27,8 +27,9 @@ static bool target_has(struct gdb_server *s, uint64_t id)
 
 void threads_stopped(struct gdb_server *s, bool stepped)
 {
-    if (!stepped || !target_has(s, s->vcpu_thread))
-        s->vcpu_thread = current(s);
+    uint64_t now = current(s);
+    if (!stepped || (now != s->vcpu_thread && !target_has(s, s->vcpu_thread)))
+        s->vcpu_thread = now;
 }
 
 bool threads_exist(struct gdb_server *s, uint64_t id)

@@ -122,7 +122,7 @@ static bool count_message(void *context, const struct linux_message *message)
     struct dmesg *d = context;
     (void)message;
     d->seen++;
-    return true;
+    return !monitor_interrupted(d->m);
 }
 
 static bool print_message(void *context, const struct linux_message *message)

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 enum {
-    DESC_BITS_MAX = 22,
-    DATA_BITS_MAX = 28,
+    DESC_BITS_MAX = 20, /* of the largest buffer, 32 MiB */
+    DATA_BITS_MAX = 25,
     STATE_SHIFT = 62, /* in prb_desc.state_var: the state; below, the id */
     STATE_COMMITTED = 1,
     STATE_FINALIZED = 2,

@@ -142,6 +142,17 @@ static void read_orc(struct linux_guest *g, const struct image *image)
         orc_table_create(&g->orc, &g->orc_format, ip_address, ips, entries, ip_bytes / 4);
 }
 
+static void find_current(struct linux_guest *g)
+{
+    gva_t address;
+    if (linux_symbol_address(g, "pcpu_hot", &address)) /* 6.2 to 6.14 */
+        g->current_task = address + place_of(g, "pcpu_hot", "current_task").offset;
+    else if (linux_symbol_address(g, "current_task", &address))
+        g->current_task = address;
+    if (linux_symbol_address(g, "__per_cpu_offset", &address))
+        g->per_cpu_offset = address;
+}
+
 static int read_all(struct linux_guest *g, const struct image *image, struct error *err)
 {
     int code = kallsyms_read(&g->symbols, image, err);
@@ -155,6 +166,7 @@ static int read_all(struct linux_guest *g, const struct image *image, struct err
         return error_set(err, -ENOTSUP, "the kernel's symbol table has no linux_banner");
     copy_banner(g, image);
     read_btf(g, image);
+    find_current(g);
     read_orc(g, image);
     return 0;
 }

@@ -163,6 +163,8 @@ struct linux_guest {
     struct kallsyms symbols;
     gva_t base, end; /* of the image, as far as symbols reach */
     gva_t banner_address;
+    gva_t current_task;   /* the per-CPU variable; 0: unknown */
+    gva_t per_cpu_offset; /* what is added to that is there, for CPU 0; 0: nothing */
     char banner[256];
     struct btf *btf; /* NULL: none */
     struct place field[FIELD_COUNT];

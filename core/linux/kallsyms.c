@@ -25,10 +25,25 @@ enum {
     SYMBOLS_MAX = 4 << 20,
     MARKER_EVERY = 256,
     PROBED_NAMES = 32,
-    INDEX_CANDIDATES_MAX = 4096,
-    WALKS_MAX = 64, /* complete ones, for all candidates together */
-    NAME_MAX_BYTES = 1024
+    NAME_MAX_BYTES = 1024,
+    /* So often is looked closer at what may be an index, all tokens, the start of names, all names. */
+    INDEX_CANDIDATES_MAX = 256,
+    TOKEN_TABLES_MAX = 16,
+    PROBES_MAX = 1 << 16,
+    WALKS_MAX = 16
 };
+
+struct budget {
+    unsigned indices, tables, probes, walks;
+};
+
+static bool spend(unsigned *left)
+{
+    if (*left == 0)
+        return false;
+    --*left;
+    return true;
+}
 
 #define NAMES_MAX_BYTES ((size_t)64 << 20)
 
@@ -111,20 +126,20 @@ static bool take_tokens(struct tokens *t, const struct image *image, size_t tabl
 }
 
 /* Looks from *from on for the index, and the table in front of it. */
-static bool find_tokens(struct tokens *t, const struct image *image, size_t *from, unsigned *candidates)
+static bool find_tokens(struct tokens *t, const struct image *image, size_t *from, struct budget *budget)
 {
     for (size_t index = *from; index + INDEX_BYTES <= image->length; index += ALIGNMENT) {
         const uint8_t *p = image->data + index;
         if (get_u16(p) != 0 || !looks_like_index(p))
             continue;
-        if ((*candidates)-- == 0)
+        if (!spend(&budget->indices))
             return false;
         size_t last = get_u16(p + 2 * (TOKENS - 1)); /* the table is a little longer than that */
         for (size_t back = aligned(last + 1); back <= last + TOKEN_MAX_BYTES && back <= index;
              back += ALIGNMENT)
             if (take_tokens(t, image, index - back, index)) {
                 *from = index + ALIGNMENT;
-                return true;
+                return spend(&budget->tables);
             }
     }
     return false;
@@ -159,7 +174,7 @@ static bool is_type(uint8_t c)
 static size_t expand(const struct tokens *t, const uint8_t *name, size_t length, char out[NAME_MAX_BYTES])
 {
     size_t used = 0;
-    for (size_t i = 0; i < length; i++) {
+    for (size_t i = 0; i < length && used < NAME_MAX_BYTES; i++) {
         size_t n = t->length[name[i]];
         if (n > NAME_MAX_BYTES - used)
             n = NAME_MAX_BYTES - used;
@@ -175,7 +190,7 @@ static bool first_names_good(const struct tokens *t, const struct image *image, 
     size_t length;
     for (unsigned i = 0; i < PROBED_NAMES; i++) {
         const uint8_t *name = next_name(image, &names, t->table, &length);
-        if (!name)
+        if (!name || length > NAME_MAX_BYTES)
             return false;
         size_t n = expand(t, name, length, text);
         if (n < 2 || !is_type((uint8_t)text[0]))
@@ -207,16 +222,20 @@ static bool markers_agree(const struct tokens *t, const struct image *image, str
     return true;
 }
 
-static bool find_names(struct names *out, const struct tokens *t, const struct image *image, unsigned *walks)
+static bool find_names(struct names *out, const struct tokens *t, const struct image *image,
+                       struct budget *budget)
 {
     for (size_t at = t->table; at >= ALIGNMENT;) {
         at -= ALIGNMENT;
         uint64_t count = get_u64(image->data + at);
         size_t names = at + ALIGNMENT;
-        if (count < SYMBOLS_MIN || count > SYMBOLS_MAX || 2 * count > t->table - names ||
-            !first_names_good(t, image, names))
+        if (count < SYMBOLS_MIN || count > SYMBOLS_MAX || 2 * count > t->table - names)
             continue;
-        if ((*walks)-- == 0)
+        if (!spend(&budget->probes))
+            return false;
+        if (!first_names_good(t, image, names))
+            continue;
+        if (!spend(&budget->walks))
             return false;
         *out = (struct names){.num_syms = at, .names = names, .count = (size_t)count};
         if (markers_agree(t, image, out))
@@ -310,20 +329,20 @@ static bool find_addresses(struct kallsyms *k, const struct tokens *t, const str
 
 int kallsyms_read(struct kallsyms *out, const struct image *image, struct error *err)
 {
-    unsigned candidates = INDEX_CANDIDATES_MAX, walks = WALKS_MAX;
+    struct budget budget = {INDEX_CANDIDATES_MAX, TOKEN_TABLES_MAX, PROBES_MAX, WALKS_MAX};
     size_t from = 0;
     struct tokens tokens;
     struct names names;
     *out = (struct kallsyms){0};
-    while (find_tokens(&tokens, image, &from, &candidates)) {
-        if (!find_names(&names, &tokens, image, &walks))
+    while (find_tokens(&tokens, image, &from, &budget)) {
+        if (!find_names(&names, &tokens, image, &budget))
             continue;
         int code = decode_names(out, &tokens, &names, image, err);
         if (code == 0 && find_addresses(out, &tokens, &names, image))
             return 0;
         kallsyms_free(out);
-        if (code == -ENOMEM || walks == 0)
-            return code ? code : error_set(err, -ENOTSUP, "the kernel's symbol table is malformed");
+        if (code == -ENOMEM)
+            return code;
     }
     return error_set(err, -ENOTSUP,
                      "the kernel's symbol table was not found (CONFIG_KALLSYMS and "

@@ -127,10 +127,10 @@ static bool add_module_parts(struct file *f, const struct linux_module *module)
 
 /* ---- symbols ---- */
 
-/* Among the parts from first on; they are few per kernel or module. SHN_ABS: in none. */
-static uint16_t part_index(const struct file *f, size_t first, gva_t address)
+/* Among the parts from first up to last, which are those of the kernel or of one module. SHN_ABS: in none. */
+static uint16_t part_index(const struct file *f, size_t first, size_t last, gva_t address)
 {
-    for (size_t i = first; i < f->part_count; i++)
+    for (size_t i = first; i < last; i++)
         if (address >= f->parts[i].start && address < f->parts[i].end)
             return (uint16_t)(i + 1);
     return SHN_ABS;
@@ -165,7 +165,7 @@ static bool is_local(const struct linux_symbol *s)
     return s->type >= 'a' && s->type <= 'z' && s->type != 'w' && s->type != 'v';
 }
 
-static void put_kernel_symbols(struct file *f, bool locals)
+static void put_kernel_symbols(struct file *f, size_t parts, bool locals)
 {
     size_t count = linux_symbol_count(f->g), next = 0;
     for (size_t i = 0; i < count; i++) {
@@ -176,11 +176,12 @@ static void put_kernel_symbols(struct file *f, bool locals)
             next++;
         gva_t end = next < count ? linux_symbol_at(f->g, next).address : f->g->end;
         if (is_local(&s) == locals)
-            put_symbol(f, &s, end, part_index(f, 0, s.address));
+            put_symbol(f, &s, end, part_index(f, 0, parts, s.address));
     }
 }
 
-static void put_module_symbols(struct file *f, const struct linux_module *module, size_t first, bool locals)
+static void put_module_symbols(struct file *f, const struct linux_module *module, size_t first, size_t last,
+                               bool locals)
 {
     for (size_t i = 0; i < module->symbol_count; i++) {
         const struct linux_symbol *s = &module->symbols[i];
@@ -189,7 +190,7 @@ static void put_module_symbols(struct file *f, const struct linux_module *module
             next++;
         gva_t end = next < module->symbol_count ? module->symbols[next].address : UINT64_MAX;
         if (is_local(s) == locals)
-            put_symbol(f, s, end, part_index(f, first, s->address));
+            put_symbol(f, s, end, part_index(f, first, last, s->address));
     }
 }
 
@@ -202,25 +203,26 @@ static bool wanted(const struct file *f, size_t i)
 static int collect(struct file *f, struct error *err)
 {
     const struct linux_modules *modules = f->what->modules;
-    size_t first[LINUX_MODULES_MAX];
+    size_t first[LINUX_MODULES_MAX + 1] = {0};
     const Elf64_Sym none = {0};
     bool good = f->what->without_kernel || add_kernel_parts(f);
+    first[0] = f->part_count;
     for (size_t i = 0; good && modules && i < modules->count; i++) {
-        first[i] = f->part_count;
-        if (!wanted(f, i))
-            continue;
-        good = add_module_parts(f, &modules->list[i]);
-        f->totals.modules++;
+        if (wanted(f, i)) {
+            good = add_module_parts(f, &modules->list[i]);
+            f->totals.modules++;
+        }
+        first[i + 1] = f->part_count;
     }
     if (!good)
         return error_set(err, -ENOMEM, "no memory for sections");
     buffer_put(&f->symbols, &none, sizeof(none));
     for (unsigned pass = 0; pass < 2; pass++) {
         if (!f->what->without_kernel)
-            put_kernel_symbols(f, pass == 0);
+            put_kernel_symbols(f, first[0], pass == 0);
         for (size_t i = 0; modules && i < modules->count; i++)
             if (wanted(f, i))
-                put_module_symbols(f, &modules->list[i], first[i], pass == 0);
+                put_module_symbols(f, &modules->list[i], first[i], first[i + 1], pass == 0);
         if (pass == 0)
             f->locals = f->symbols.length / sizeof(none);
     }

@@ -68,15 +68,10 @@ const char *linux_task_state_name(char state)
 /* The task that the vCPU runs; 0: not known. There is one vCPU, so it is that of CPU 0. */
 static gva_t current_address(const struct linux_guest *g, const struct memory *m)
 {
-    gva_t variable, offsets;
     uint64_t per_cpu = 0, task;
-    if (linux_symbol_address(g, "pcpu_hot", &variable)) /* 6.2 to 6.14 */
-        variable += place_of(g, "pcpu_hot", "current_task").offset;
-    else if (!linux_symbol_address(g, "current_task", &variable))
+    if (g->current_task == 0 || (g->per_cpu_offset && !memory_u64(m, g->per_cpu_offset, &per_cpu)))
         return 0;
-    if (linux_symbol_address(g, "__per_cpu_offset", &offsets) && !memory_u64(m, offsets, &per_cpu))
-        return 0;
-    return memory_u64(m, variable + per_cpu, &task) ? task : 0;
+    return memory_u64(m, g->current_task + per_cpu, &task) ? task : 0;
 }
 
 static bool read_task(const struct linux_guest *g, const struct memory *m, gva_t address, gva_t current,
@@ -138,68 +133,77 @@ struct walk {
     gva_t current;
     bool (*visit)(void *context, const struct linux_task *task);
     void *context;
-    unsigned left; /* tasks that may still be visited */
+    unsigned tasks_left, links_left; /* that may still be visited, and followed */
     bool ended, broken;
 };
 
-static void visit_task(struct walk *w, gva_t address)
+/* False where there is no task to be read: what led there is broken. */
+static bool visit_task(struct walk *w, gva_t address)
 {
     struct linux_task task;
-    if (w->left == 0 || !read_task(w->g, &w->memory, address, w->current, &task)) {
-        w->broken = w->ended = true;
-        return;
+    if (w->tasks_left == 0 || !read_task(w->g, &w->memory, address, w->current, &task)) {
+        w->ended = w->tasks_left == 0;
+        w->broken = true;
+        return false;
     }
-    w->left--;
-    if (!w->visit(w->context, &task))
-        w->ended = true;
+    w->tasks_left--;
+    w->ended = !w->visit(w->context, &task);
+    return !w->ended;
+}
+
+/* The next link of a ring; false at its end, which is head, or where it is broken. */
+static bool follow(struct walk *w, gva_t head, uint64_t *node)
+{
+    if (w->links_left == 0 || !memory_u64(&w->memory, *node, node)) {
+        w->ended = w->links_left == 0;
+        w->broken = true;
+        return false;
+    }
+    w->links_left--;
+    return *node != head;
 }
 
 /* The threads of a process besides the leader. Those of one that is gone have no signal_struct any more. */
 static void visit_threads(struct walk *w, gva_t leader)
 {
     const struct place *f = w->g->field;
-    uint64_t signal, node;
+    uint64_t signal;
     if (!memory_member(&w->memory, leader, f[TASK_SIGNAL], &signal) || signal == 0)
         return;
     gva_t head = signal + f[SIGNAL_THREAD_HEAD].offset;
-    bool good = memory_u64(&w->memory, head, &node);
-    while (good && node != head && !w->ended) {
+    for (uint64_t node = head; follow(w, head, &node);) {
         gva_t task = node - f[TASK_THREAD_NODE].offset;
-        if (task != leader)
-            visit_task(w, task);
-        good = memory_u64(&w->memory, node, &node);
-        if (task == leader &&
-            w->left-- == 0) /* a ring that the head is not in may have nothing but the leader */
-            good = false;
+        if (task != leader && !visit_task(w, task))
+            return;
     }
-    if (!good)
-        w->broken = true;
 }
 
 int linux_tasks(const struct linux_guest *g, const struct linux_view *view,
                 bool (*visit)(void *context, const struct linux_task *task), void *context, bool *complete,
                 struct error *err)
 {
-    struct walk w = {.g = g, .visit = visit, .context = context, .left = 2 * LINUX_TASKS_MAX};
+    struct walk w = {.g = g,
+                     .visit = visit,
+                     .context = context,
+                     .tasks_left = LINUX_TASKS_MAX,
+                     .links_left = 4 * LINUX_TASKS_MAX};
     gva_t first;
-    uint64_t node;
     int code = begin(&w.memory, g, view, &w.current, err);
     if (code)
         return code;
     if (!linux_symbol_address(g, "init_task", &first))
         return error_set(err, -ENOTSUP, "the kernel's symbol table has no init_task");
     gva_t head = first + g->field[TASK_LIST].offset;
-    visit_task(&w, first);
-    bool good = memory_u64(&w.memory, head, &node);
-    while (good && node != head && !w.ended) {
+    bool go_on = visit_task(&w, first);
+    for (uint64_t node = head; go_on && follow(&w, head, &node);) {
         gva_t leader = node - g->field[TASK_LIST].offset;
-        visit_task(&w, leader);
-        if (!w.ended)
+        go_on = visit_task(&w, leader);
+        if (go_on)
             visit_threads(&w, leader);
-        good = memory_u64(&w.memory, node, &node);
+        go_on = go_on && !w.ended;
     }
     if (complete)
-        *complete = good && !w.broken;
+        *complete = !w.broken;
     return 0;
 }
 
