@@ -1,5 +1,6 @@
 #include "devices/block_backend.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -205,11 +206,12 @@ int block_backend_open(struct block_backend **out, const struct board_disk *disk
     if (!b)
         return error_set(err, -ENOMEM, "disk %s: out of memory", disk->path);
     int status = open_image(b, disk->path, disk->write_through && !disk->read_only, err);
+    assert(status < 0 || b->image);
     if (status == 0)
         status = check_size(b->image->bytes, disk->path, err);
     if (status == 0 && !disk->read_only && !disk->write_through)
         status = create_copy(b, disk->path, err);
-    if (status < 0) {
+    if (status) {
         block_backend_close(b);
         return status;
     }

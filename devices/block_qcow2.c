@@ -169,7 +169,6 @@ static void read_text(int fd, char *text, size_t size)
 /* Runs a program to its end; its exit status, or negative errno. */
 static int run_program(char *const *arguments, char *text, size_t size)
 {
-    extern char **environ;
     int pipe_fd[2];
     pid_t pid;
     if (pipe2(pipe_fd, O_CLOEXEC))
@@ -256,7 +255,7 @@ int block_qcow2_open(struct block_image **out, const char *path, bool writable, 
     if (status == 0)
         status = connect_server(q, path, options, writable, err);
     free(options);
-    if (status < 0) {
+    if (status || !q) {
         if (q && q->nbd)
             nbd_close(q->nbd);
         free(q);

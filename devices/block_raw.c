@@ -112,7 +112,7 @@ int block_raw_open(struct block_image **out, int fd, const char *path, bool writ
         status = error_errno(err, -errno, "disk %s: find its size", path);
     if (status == 0 && !(r = calloc(1, sizeof(*r))))
         status = error_set(err, -ENOMEM, "disk %s: out of memory", path);
-    if (status < 0) {
+    if (status || !r) {
         close(fd);
         return status;
     }

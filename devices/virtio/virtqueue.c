@@ -216,7 +216,7 @@ int virtqueue_pop(struct virtio_device *d, unsigned queue, struct virtio_chain *
         q->notified = true;
         return 0;
     }
-    uint16_t head = get_u16(d, q->avail + RING_ENTRIES + 2u * (q->next_avail & (q->size - 1u)));
+    uint16_t head = get_u16(d, q->avail + RING_ENTRIES + (gpa_t)2 * (q->next_avail & (q->size - 1u)));
     if (head >= q->size) {
         virtio_broken(d, "the available ring of queue %u offers descriptor %u, and there are only %u", queue,
                       head, q->size);
@@ -322,7 +322,7 @@ static bool wants_interrupt(struct virtio_device *d, const struct virtqueue *q, 
 {
     if (!virtio_has_feature(d, VIRTIO_F_EVENT_IDX))
         return !(get_u16(d, q->avail) & AVAIL_F_NO_INTERRUPT);
-    uint16_t used_event = get_u16(d, q->avail + RING_ENTRIES + 2u * q->size);
+    uint16_t used_event = get_u16(d, q->avail + RING_ENTRIES + (gpa_t)2 * q->size);
     return (uint16_t)(to - used_event - 1) < (uint16_t)(to - from);
 }
 

@@ -10,7 +10,7 @@
 #include "devices/block_backend.h"
 
 #define DISK_BYTES ((size_t)4 << 20) /* and three sectors, for a last block that is not whole */
-#define DISK_ALL   (DISK_BYTES + 3 * 512)
+#define DISK_ALL   (DISK_BYTES + (size_t)3 * 512)
 
 struct files {
     char folder[64], raw[96], qcow2[96], temporary[96];

@@ -84,11 +84,17 @@ static unsigned request(struct disk *d, uint32_t type, uint64_t sector, uint32_t
     return (unsigned)rig_get(d->r, d->status, 1);
 }
 
+/* Of the data. */
+static gpa_t at_sector(const struct disk *d, uint32_t index)
+{
+    return d->data + (gpa_t)512 * index;
+}
+
 static void assert_sectors(struct disk *d, uint32_t first, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        assert_int_equal(rig_get(d->r, d->data + 512 * i, 4), first + i);
-        assert_int_equal(rig_get(d->r, d->data + 512 * i + 508, 4), first + i);
+        assert_int_equal(rig_get(d->r, at_sector(d, i), 4), first + i);
+        assert_int_equal(rig_get(d->r, at_sector(d, i) + 508, 4), first + i);
     }
 }
 
@@ -141,16 +147,16 @@ static void writes_are_read_back_and_the_file_stays(void **state)
     struct disk *d = *state;
     attach(d, false, false, BIT(BLK_F_FLUSH));
     for (unsigned i = 0; i < 3072; i++)
-        rig_put(d->r, d->data + 512 * i, 4, 70000 + i);
+        rig_put(d->r, at_sector(d, i), 4, 70000 + i);
     assert_int_equal(request(d, T_OUT, 9, 3072 * 512, false, NULL), S_OK);
     assert_int_equal(request(d, T_FLUSH, 0, 0, false, NULL), S_OK);
     for (unsigned i = 0; i < 3074; i++)
-        rig_put(d->r, d->data + 512 * i, 4, 0);
+        rig_put(d->r, at_sector(d, i), 4, 0);
     assert_int_equal(request(d, T_IN, 8, 3074 * 512, true, NULL), S_OK);
     assert_int_equal(rig_get(d->r, d->data, 4), 8);
     for (unsigned i = 0; i < 3072; i++)
-        assert_int_equal(rig_get(d->r, d->data + 512 * (i + 1), 4), 70000 + i);
-    assert_int_equal(rig_get(d->r, d->data + 512 * 3073, 4), 9 + 3072);
+        assert_int_equal(rig_get(d->r, at_sector(d, i + 1), 4), 70000 + i);
+    assert_int_equal(rig_get(d->r, at_sector(d, 3073), 4), 9 + 3072);
     assert_int_equal(file_word(d, 9), 9);
 }
 
@@ -222,8 +228,21 @@ static void ranges_are_cleared(void **state)
     for (uint32_t i = 0; i < DISK_SECTORS; i++) {
         bool cleared =
             (i >= 100 && i < 110) || (i >= 120 && i < 130) || (i >= 140 && i < 150) || i >= DISK_SECTORS - 5;
-        assert_int_equal(rig_get(d->r, d->data + 512 * i, 4), cleared ? 0 : i);
+        assert_int_equal(rig_get(d->r, at_sector(d, i), 4), cleared ? 0 : i);
     }
+}
+
+/* As long as the device says; a range is done between two instructions of the guest. */
+static void ranges_are_bounded(void **state)
+{
+    struct disk *d = *state;
+    assert_int_equal(truncate(d->path, (off_t)1 << 30), 0);
+    attach(d, false, false, BIT(BLK_F_WRITE_ZEROES));
+    uint32_t most = (uint32_t)vdev_config(&d->v, 48, 4);
+    rig_put(d->r, d->data + 8, 4, most);
+    assert_int_equal(request(d, T_WRITE_ZEROES, 0, 16, false, NULL), S_OK);
+    rig_put(d->r, d->data + 8, 4, most + 1);
+    assert_int_equal(request(d, T_WRITE_ZEROES, 0, 16, false, NULL), S_IOERR);
 }
 
 static void the_disk_has_a_name(void **state)
@@ -328,7 +347,7 @@ static void many_requests_are_done_in_portions(void **state)
     vdev_driver_ok(&d->v);
     rig_put(d->r, d->header, 8, T_IN);
     rig_put(d->r, d->header + 8, 8, 0);
-    gpa_t table = rig_alloc(d->r, 16 * 3);
+    gpa_t table = rig_alloc(d->r, 48);
     struct ring q = d->q;
     q.desc = table;
     ring_desc(&q, 0, d->header, 16, D_NEXT, 1);
@@ -356,7 +375,7 @@ static void the_hosts_errors_are_the_guests(void **state)
     struct disk *d = *state;
     uint32_t written;
     attach(d, false, false, 0);
-    assert_int_equal(truncate(d->path, 512 * 100), 0);
+    assert_int_equal(truncate(d->path, 51200), 0);
     assert_int_equal(request(d, T_IN, 99, 512, true, NULL), S_OK);
     assert_int_equal(request(d, T_IN, 99, 1024, true, &written), S_IOERR);
     assert_int_equal(written, 0);
@@ -553,6 +572,7 @@ int main(void)
         DISK_TEST(write_through_reaches_the_file),
         DISK_TEST(a_read_only_disk_is_not_written),
         DISK_TEST(ranges_are_cleared),
+        DISK_TEST(ranges_are_bounded),
         DISK_TEST(the_disk_has_a_name),
         DISK_TEST(requests_that_cannot_be_fail),
         DISK_TEST(framing_does_not_matter),

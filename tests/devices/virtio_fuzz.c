@@ -222,6 +222,11 @@ static void put(struct fuzz *f, uint64_t gpa, unsigned size, uint64_t value)
     (void)status; /* rings may lie anywhere */
 }
 
+static void notify(struct fuzz *f, unsigned d, unsigned q)
+{
+    machine_mmio_write(f->m, bar(f, d) + (uint64_t)NOTIFY * 0x1000 + (uint64_t)4 * q, 2, q);
+}
+
 static void start(struct fuzz *f, unsigned d, bool honest)
 {
     unsigned queues = d == CONSOLE ? 2 : 1;
@@ -266,16 +271,17 @@ static void start(struct fuzz *f, unsigned d, bool honest)
 static void put_descriptor(struct fuzz *f, uint64_t table, unsigned index, uint64_t gpa, uint32_t length,
                            unsigned flags, unsigned next)
 {
-    put(f, table + 16 * index, 8, gpa);
-    put(f, table + 16 * index + 8, 4, length);
-    put(f, table + 16 * index + 12, 2, flags);
-    put(f, table + 16 * index + 14, 2, next);
+    uint64_t at = table + (uint64_t)16 * index;
+    put(f, at, 8, gpa);
+    put(f, at + 8, 4, length);
+    put(f, at + 12, 2, flags);
+    put(f, at + 14, 2, next);
 }
 
 static void offer(struct fuzz *f, struct ring *r, unsigned head)
 {
     unsigned size = r->size ? r->size : 1;
-    put(f, r->avail + 4 + 2 * (r->offered % size), 2, head);
+    put(f, r->avail + 4 + (uint64_t)2 * (r->offered % size), 2, head);
     r->offered++;
     put(f, r->avail + 2, 2, r->offered);
 }
@@ -409,7 +415,7 @@ static void operate(struct fuzz *f)
     case 12:
     case 13:
     case 14:
-        machine_mmio_write(f->m, bar(f, d) + NOTIFY * 0x1000 + 4 * q, 2, q);
+        notify(f, d, q);
         run_work(f);
         break;
     case 15:
@@ -443,7 +449,7 @@ static void check_works(struct fuzz *f, unsigned d)
     } else
         put_descriptor(f, r->desc, 0, data, 16, d == RNG ? F_WRITE : 0, 0);
     offer(f, r, 0);
-    machine_mmio_write(f->m, bar(f, d) + NOTIFY * 0x1000 + 4 * q, 2, q);
+    notify(f, d, q);
     for (unsigned i = 0; i < 8; i++)
         run_work(f);
     uint16_t used = 0;

@@ -247,11 +247,11 @@ void vdev_enable_msix(struct vdev *v)
     uint32_t table = config_read(v->r, v->number, v->msix + 4, 4);
     unsigned vectors = (config_read(v->r, v->number, v->msix + 2, 2) & 0x7ff) + 1;
     gpa_t at = (config_read(v->r, v->number, PCI_BAR0 + 4 * (table & 7), 4) & ~0xfu) + (table & ~7u);
-    for (unsigned i = 0; i < vectors; i++) {
-        machine_mmio_write(v->r->m, at + 16 * i, 4, 0xfee00000u);
-        machine_mmio_write(v->r->m, at + 16 * i + 4, 4, 0);
-        machine_mmio_write(v->r->m, at + 16 * i + 8, 4, 0x40 + i);
-        machine_mmio_write(v->r->m, at + 16 * i + 12, 4, 0);
+    for (unsigned i = 0; i < vectors; i++, at += 16) {
+        machine_mmio_write(v->r->m, at, 4, 0xfee00000u);
+        machine_mmio_write(v->r->m, at + 4, 4, 0);
+        machine_mmio_write(v->r->m, at + 8, 4, 0x40 + i);
+        machine_mmio_write(v->r->m, at + 12, 4, 0);
     }
     config_write(v->r, v->number, v->msix + 2, 2, 0x8000);
 }
@@ -261,7 +261,7 @@ void vdev_enable_msix(struct vdev *v)
 void ring_setup(struct vdev *v, unsigned queue, uint16_t size, struct ring *out)
 {
     *out = (struct ring){.v = v, .queue = queue, .size = size};
-    out->desc = rig_alloc(v->r, 16u * size);
+    out->desc = rig_alloc(v->r, (size_t)16 * size);
     out->avail = rig_alloc(v->r, 6 + 2u * size);
     out->used = rig_alloc(v->r, 6 + 8u * size);
     vdev_set(v, QUEUE_SELECT, 2, queue);
@@ -276,7 +276,7 @@ void ring_setup(struct vdev *v, unsigned queue, uint16_t size, struct ring *out)
 
 void ring_desc(struct ring *q, unsigned index, gpa_t gpa, uint32_t length, uint16_t flags, uint16_t next)
 {
-    gpa_t at = q->desc + 16 * index;
+    gpa_t at = q->desc + (gpa_t)16 * index;
     rig_put(q->v->r, at, 8, gpa);
     rig_put(q->v->r, at + 8, 4, length);
     rig_put(q->v->r, at + 12, 2, flags);
@@ -285,7 +285,7 @@ void ring_desc(struct ring *q, unsigned index, gpa_t gpa, uint32_t length, uint1
 
 void ring_offer(struct ring *q, uint16_t head)
 {
-    rig_put(q->v->r, q->avail + 4 + 2u * (q->offered % q->size), 2, head);
+    rig_put(q->v->r, q->avail + 4 + (gpa_t)2 * (q->offered % q->size), 2, head);
     q->offered++;
     rig_put(q->v->r, q->avail + 2, 2, q->offered);
 }
@@ -307,7 +307,7 @@ bool ring_used(struct ring *q, uint32_t *head, uint32_t *length)
 {
     if (rig_get(q->v->r, q->used + 2, 2) == q->seen)
         return false;
-    gpa_t at = q->used + 4 + 8u * (q->seen % q->size);
+    gpa_t at = q->used + 4 + (gpa_t)8 * (q->seen % q->size);
     *head = (uint32_t)rig_get(q->v->r, at, 4);
     *length = (uint32_t)rig_get(q->v->r, at + 4, 4);
     q->seen++;
