@@ -210,9 +210,10 @@ static void note_flags(const struct translation_state *t, struct insn *insn)
     else
         insn->sets_all =
             defined == RFLAGS_STATUS || (touched == RFLAGS_STATUS && sets_undefined_too(t, insn));
-    insn->needs_flags = (f->tested & RFLAGS_STATUS) || (insn->sets_flags && !insn->sets_all);
-    if (f->tested & RFLAGS_STATUS)
+    insn->reads_flags = (f->tested & RFLAGS_STATUS) != 0;
+    if (insn->reads_flags)
         insn->sets_all = false;
+    insn->keeps_flags = insn->sets_flags && !insn->sets_all;
 }
 
 static bool plain_gpr(const ZydisDecodedOperand *o)
@@ -414,7 +415,7 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
         break;
     }
     if (is_jcc(insn)) {
-        insn->needs_flags = true;
+        insn->reads_flags = true;
         return p->op_size == 8 && target_reachable(insn) ? KIND_CONDITIONAL : KIND_HANDLER;
     }
     return classify_native(t, insn) ? KIND_NATIVE : KIND_HANDLER;

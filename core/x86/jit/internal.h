@@ -173,6 +173,14 @@ void jit_make_thunks(struct jit *j);
 /* Called by call_step. Nonzero: translated code is left, j->step says why. runtime.c */
 uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame);
 
+/* ---- strings.c ---- */
+
+/*
+ * A string instruction with REP, done to its end if it is a simple one; false: nothing was done. Counts all iterations but
+ * the last.
+ */
+bool jit_string(struct emu *e, const struct plan *p);
+
 /* ---- runtime.c ---- */
 
 /* Zeroed memory of the pool, or NULL when it is full. */

@@ -282,8 +282,10 @@ static void announce(struct jit *j, const struct jit_code *code)
         t->entry[0].rip = 1;
         memcpy(t->epoch, j->e->link_epoch, sizeof t->epoch);
     }
-    t->half[link_half(code->rip)] = true;
-    link_remember(j->e, code->rip);
+    if (t->entry[code->rip & (TARGETS - 1)].rip != code->rip) {
+        t->half[link_half(code->rip)] = true;
+        link_remember(j->e, code->rip);
+    }
     t->entry[code->rip & (TARGETS - 1)] =
         (struct jit_target){.rip = code->rip, .code = executable_of(j, code->entry_saved)};
     if (j->pending && j->pending->rip == code->rip)
@@ -429,7 +431,7 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
 
     unsigned cpl = vcpu_cpl(&e->cpu);
     uint64_t removals = e->tlb_removals;
-    enum step step = p->fn(e, p);
+    enum step step = site->string && jit_string(e, p) ? STEP_NEXT : p->fn(e, p);
     if (likely(step == STEP_NEXT || (step == STEP_LEAVE && site->string))) {
         e->cpu.rip = e->next_rip;
         e->position++;

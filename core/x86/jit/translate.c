@@ -16,7 +16,7 @@ static void find_needed_flags(struct translation_state *t)
     for (unsigned i = t->count; i-- > 0;) {
         struct insn *insn = &t->insn[i];
         insn->flags_needed = needed;
-        if (insn->leaves || insn->needs_flags)
+        if (insn->leaves || insn->reads_flags)
             needed = true;
         else if (insn->sets_all)
             needed = false;
@@ -35,7 +35,7 @@ static enum entry_flags find_entry_flags(const struct translation_state *t)
         const struct insn *insn = &t->insn[i];
         if (insn->leaves)
             return ENTRY_FRAME;
-        if (insn->needs_flags)
+        if (insn->reads_flags || (insn->keeps_flags && insn->flags_needed))
             return ENTRY_HOST;
         if (insn->sets_all)
             return ENTRY_DEAD;

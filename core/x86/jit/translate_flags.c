@@ -111,7 +111,7 @@ void flags_before(struct translation_state *t, const struct insn *insn)
 {
     bool loses = t->flags.remat != REMAT_NONE && !t->flags.host && !t->flags.saved && !insn->sets_all &&
                  insn->flags_needed && (insn->gpr_written & t->insn[t->flags.remat_index].remat_gpr);
-    if (insn->needs_flags || loses)
+    if (insn->reads_flags || (insn->keeps_flags && insn->flags_needed) || loses)
         flags_to_host(t);
 }
 

@@ -37,7 +37,8 @@ struct insn {
     uint8_t remat;    /* enum remat */
     bool leaves;      /* can leave the translation: memory access, handler */
     bool memory;      /* explicit memory operand that is accessed */
-    bool needs_flags; /* reads status flags, or leaves some of them as they are */
+    bool reads_flags; /* looks at status flags */
+    bool keeps_flags; /* leaves some as they are, and sets others */
     bool sets_flags, sets_all;
     bool flags_needed; /* somebody may look at the flags that it leaves */
     bool whole;        /* writes all of its destination vector register without reading it */
