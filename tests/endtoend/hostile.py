@@ -13,7 +13,7 @@ TIMEOUT_S = 0.5
 MODES = {
     "ports": True, "mmio": True, "tables": True, "system": False, "triple": True, "cr3": True, "stack": True,
     "ud": True, "pf": True, "nested": False, "rep-ram": True, "rep-mmio": True, "rep-port": True,
-    "rep-mmio-read": True, "rep-port-read": True, "halt": True,
+    "rep-mmio-read": True, "rep-port-read": True, "platform": True, "halt": True,
     "spin": True, "nowhere": True, "not-canonical": True,
 }
 # "nested" overwrites its own code with exception frames and executes those. Where that makes an IRET with a bad selector, kvm_pvm

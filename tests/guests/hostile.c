@@ -258,6 +258,128 @@ static void huge_rep_port_read(void)
     __asm__ volatile("rep insb" : "+D"(to), "+c"(length) : "d"(0x1234) : "memory");
 }
 
+/* ---- the PC's platform: configuration space, BARs, interrupt controllers, ACPI registers, MSRs ---- */
+
+#define LOCAL_APIC 0xfee00000u
+#define IO_APIC    0xfec00000u
+#define PCI_BARS   0xe0000000u
+
+static void end_of_interrupt(struct interrupt_frame *frame)
+{
+    (void)frame;
+    *(volatile uint32_t *)(LOCAL_APIC + 0xb0) = 0;
+    out8(0xa0, 0x20);
+    out8(0x20, 0x20);
+}
+
+static void random_mmio(uint64_t address, uint64_t r)
+{
+    if (r & 1)
+        (void)*(volatile uint32_t *)address;
+    else if (r & 2)
+        *(volatile uint32_t *)address = (uint32_t)(r >> 32);
+    else
+        *(volatile uint8_t *)address = (uint8_t)(r >> 32);
+}
+
+/* Mostly what makes it work: on, timers and messages to itself with vectors that have a handler. */
+static void random_local_apic(uint64_t r)
+{
+    volatile uint32_t *apic = (volatile uint32_t *)(uintptr_t)LOCAL_APIC;
+    uint32_t vector = 32 + (uint32_t)(r >> 8) % 224;
+    switch (r & 7) {
+    case 0:
+        apic[0xf0 / 4] = 0x100 | vector;
+        break;
+    case 1:
+        apic[0x320 / 4] = vector | (uint32_t)(r >> 20 & 7) << 16; /* masked, periodic, TSC deadline */
+        break;
+    case 2:
+        apic[0x380 / 4] = (uint32_t)(r >> 20 & 0xffff);
+        break;
+    case 3:
+    case 4:
+        apic[0x300 / 4] = 0x40000 | vector;
+        break;
+    case 5:
+        apic[0x80 / 4] = (uint32_t)(r >> 20 & 0x3f);
+        break;
+    default:
+        random_mmio(LOCAL_APIC + (r >> 12 & 0x3f0), r >> 20);
+        break;
+    }
+}
+
+static void random_config(uint64_t r)
+{
+    out32(0xcf8, 0x80000000u | (uint32_t)(r >> 8 & 3) << 11 | (uint32_t)(r >> 16 & 0xfc));
+    if (r & 1)
+        (void)in32(0xcfc);
+    else if (r & 2)
+        out16(0xcfc, (uint16_t)(r >> 32 &
+                                0x8407)); /* the bits that mean something in command and control registers */
+    else
+        out32(0xcfc, (uint32_t)(r >> 32));
+}
+
+/* With the timer mostly soon, and TPR now and then in the way. */
+static void random_msr(uint64_t r)
+{
+    static const uint32_t index[] = {0x6e0, 0x6e0, 0x6e0, 0x1b, 0x802, 0x808, 0x10, 0x3b};
+    uint64_t which = r >> 4 & 7, value = r & 1 ? r : r >> 40;
+    if (index[which] == 0x1b)
+        value = LOCAL_APIC | 0x100 | (r >> 10 & 15 ? 0x800 : 0);
+    uint32_t low = (uint32_t)value, high = (uint32_t)(value >> 32);
+    if (r & 8) /* a fault skips it, as in TRY */
+        __asm__ volatile("lea 9f(%%rip), %%r15; rdmsr; 9:"
+                         : "+a"(low), "+d"(high)
+                         : "c"(index[which])
+                         : "r15");
+    else
+        __asm__ volatile("lea 9f(%%rip), %%r15; wrmsr; 9:"
+                         : "+a"(low), "+d"(high)
+                         : "c"(index[which])
+                         : "r15", "memory");
+}
+
+static void platform(void)
+{
+    for (unsigned vector = 32; vector < 256; vector++)
+        interrupt_set_handler(vector, end_of_interrupt);
+    pic_init();
+    for (unsigned irq = 9; irq < 12; irq++) /* the SCI and PCI */
+        pic_enable(irq);
+    interrupts_enable();
+    for (uint64_t i = 0; i < count * 100; i++) {
+        uint64_t r = random_number();
+        switch (r & 7) {
+        case 0:
+        case 1:
+            random_config(r >> 3);
+            break;
+        case 2:
+            random_local_apic(r >> 3);
+            break;
+        case 3:
+            *(volatile uint32_t *)IO_APIC = r >> 12 & 0x3f;
+            random_mmio(IO_APIC + 0x10, r >> 3);
+            break;
+        case 4:
+            random_mmio(PCI_BARS + (r >> 12 & 0xffff), r >> 3);
+            break;
+        case 5:
+            random_msr(r >> 3);
+            break;
+        case 6:
+            TRY("mov %0, %%cr8", "r"(r >> 8 & 1 ? r >> 12 & 3 : 0));
+            break;
+        default:
+            out16(0x600 + (r >> 8 & 2), (uint16_t)(r >> 32)); /* not the register that powers off */
+            break;
+        }
+    }
+}
+
 static void halt(void)
 {
     __asm__ volatile("cli; hlt");
@@ -304,6 +426,7 @@ static const struct {
     {"rep-mmio-read", huge_rep_mmio_read, false},
     {"rep-port-read", huge_rep_port_read, false},
     {"flood", flood, false},
+    {"platform", platform, true},
     {"halt", halt, false},
     {"spin", spin, false},
     {"nowhere", nowhere, false},
