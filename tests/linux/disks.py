@@ -5,13 +5,18 @@ reads and writes is right, the files change only where that was asked for, and t
 disks.py DEJAVM FOLDER [MIB]: the size of the first disk, default 4.
 """
 
+import fcntl
 import hashlib
 import os
+import pty
 import random
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
+import tty
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../endtoend"))
 import linux_guest  # noqa: E402
@@ -137,26 +142,46 @@ def disks_work(dejavm, folder, mib):
     return f"{mib} MiB read and checked"
 
 
+def set_size(terminal, rows, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def read_terminal(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # EIO: nobody has the other end any more
+        return b""
+
+
 def console_answers(dejavm, folder, _):
-    """A shell on hvc0, which gets what is typed."""
+    """A shell on hvc0, which gets what is typed, and has the size of the terminal that standard output is."""
     fetch(dejavm, folder, SHELL)
     trace = dejavm.path("shell.dvm")
     command = [dejavm.binary, "record", "--engine", "emu", "--initrd", os.path.join(folder, "initrd.img"), "--append", APPEND,
                "--console", "virtio", "--timeout", "300", "-o", trace, os.path.join(folder, "vmlinuz")]
     console = b""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as guest:
-        for typed in (b"stty size\n", b"echo answer=$((6*7))\n", b"exit\n"):
+    terminal, output = pty.openpty()
+    tty.setraw(output)
+    set_size(terminal, 43, 132)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE) as guest:
+        os.close(output)
+        for typed in (b"stty size\n", b"until stty size | grep '50 100'; do usleep 100000; done\n", b"echo answer=$((6*7))\n",
+                      b"exit\n"):
             prompts = console.count(b"guest# ")
             while console.count(b"guest# ") == prompts:
-                part = os.read(guest.stdout.fileno(), 4096)
+                part = read_terminal(terminal)
                 if not part:
                     raise Failure(f"no prompt: {console[-2000:]!r} {guest.stderr.read().decode()}")
                 console += part
+            if typed.startswith(b"until"):
+                set_size(terminal, 50, 100)
             guest.stdin.write(typed)
             guest.stdin.flush()
-        rest, err = guest.communicate(timeout=600)
-    console += rest
-    expect(console, "answer=42", "25 80")
+        while part := read_terminal(terminal):
+            console += part
+        _, err = guest.communicate(timeout=600)
+    os.close(terminal)
+    expect(console, "answer=42", "\n43 132", "\n50 100")
     if b"replayed exactly" not in err:
         raise Failure(f"record said:\n{err.decode()}")
     replayed, _, _ = dejavm.run("replay", trace, timeout=600)
