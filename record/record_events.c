@@ -256,9 +256,23 @@ static int write_kvm_statistics(struct recorder *r, struct error *err)
     return write_note(r, text, err);
 }
 
+/* With what the recording can be made once more. */
+static int write_clock_note(struct recorder *r, struct error *err)
+{
+    char text[64];
+    if (!r->options.seeded)
+        return 0;
+    snprintf(text, sizeof(text), "clock: %s; seed: %" PRIu64, r->clock.is_virtual ? "virtual" : "host",
+             r->options.seed);
+    return write_note(r, text, err);
+}
+
 /* What `info` tells of a recording beyond its events. */
 static int write_notes(struct recorder *r, struct error *err)
 {
+    int clock_written = write_clock_note(r, err);
+    if (clock_written < 0)
+        return clock_written;
     if (r->kvm) {
         int written = write_kvm_statistics(r, err);
         if (written < 0)

@@ -119,7 +119,10 @@ int load(struct guest *g, const struct image *m, const char *command_line, bool 
                                        .initrd = with_initrd ? initrd : NULL,
                                        .initrd_length = with_initrd ? INITRD_BYTES : 0,
                                        .initrd_name = "the-initrd",
-                                       .command_line = command_line};
+                                       .command_line = command_line,
+                                       .acpi_start = ACPI_AT,
+                                       .acpi_bytes = ACPI_LENGTH,
+                                       .acpi_rsdp = RSDP_AT};
     return loader_load(g->ram, &input, &g->result, &g->err);
 }
 

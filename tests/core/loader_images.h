@@ -22,6 +22,9 @@
 #define LOAD_AT          0x100000u
 #define MULTIBOOT_OFFSET 256
 #define INITRD_BYTES     47 /* not whole pages */
+#define ACPI_AT          0xe0000u
+#define ACPI_LENGTH      0x4000u
+#define RSDP_AT          0xe0040u
 
 extern const uint8_t initrd[INITRD_BYTES];
 

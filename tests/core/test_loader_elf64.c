@@ -54,6 +54,7 @@ static void elf64_zero_page_is_filled_in(void **unused)
     assert_int_equal(p.hdr.boot_flag, 0xaa55);
     assert_memory_equal(&p.hdr.header, "HdrS", 4);
     assert_int_equal(p.hdr.type_of_loader, 0xff);
+    assert_int_equal(p.acpi_rsdp_addr, RSDP_AT);
     assert_string(g, p.hdr.cmd_line_ptr, "console=ttyS0 a b");
     assert_int_equal(p.hdr.ramdisk_size, INITRD_BYTES);
     assert_int_equal(p.hdr.ramdisk_image % 4096, 0);
@@ -186,6 +187,18 @@ static void elf64_fields_are_checked(void **unused)
 #undef REJECTS
 }
 
+static void nothing_is_loaded_over_the_acpi_tables(void **unused)
+{
+    (void)unused;
+    struct image m = elf64_image();
+    phdr64(&m, 1)->p_paddr = ACPI_AT + ACPI_LENGTH - 1;
+    assert_fails(&m, 16 * MIB, -EINVAL, "overlaps the ACPI tables");
+    phdr64(&m, 1)->p_paddr = ACPI_AT + ACPI_LENGTH;
+    struct guest *g = guest_create(16 * MIB);
+    assert_loads(g, &m, "", true);
+    ram_destroy(g->ram);
+}
+
 static void missing_ram_is_named(void **unused)
 {
     (void)unused;
@@ -229,6 +242,7 @@ int main(void)
         cmocka_unit_test(boot_area_and_initrd_keep_clear_of_the_image),
         cmocka_unit_test(elf64_entry_must_be_identity_mapped),
         cmocka_unit_test(elf64_fields_are_checked),
+        cmocka_unit_test(nothing_is_loaded_over_the_acpi_tables),
         cmocka_unit_test(missing_ram_is_named),
         cmocka_unit_test(long_command_line_is_refused),
     };

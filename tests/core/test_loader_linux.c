@@ -223,6 +223,7 @@ static void pvh_kernel_gets_its_start_information(void **unused)
     read_guest(g, s->gpr[GPR_RBX], &info, sizeof(info));
     assert_int_equal(info.magic, 0x336ec578);
     assert_int_equal(info.version, 1);
+    assert_int_equal(info.rsdp, RSDP_AT);
     assert_string(g, info.command_line, "root=none");
     assert_int_equal(info.module_count, 1);
     uint64_t module[4];
