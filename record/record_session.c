@@ -309,7 +309,11 @@ static int run_on(struct recorder *r, struct error *err)
         if (status == 0 && is_interrupted(r) && r->debug.stop.reason == RECORDER_STOP_NONE)
             r->debug.stop.reason = RECORDER_STOP_INTERRUPTED;
     }
-    return status == 0 ? settle(r, err) : status;
+    if (status == 0)
+        status = settle(r, err);
+    /* A landmark that is made here says how long ago the last event was. */
+    machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
+    return status;
 }
 
 /* In the engine that can do what is asked for. */

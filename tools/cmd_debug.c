@@ -146,11 +146,11 @@ static int store_script(struct folder *f, const struct debug_session *s, const s
     if (f->modules[0])
         fprintf(out, "add-symbol-file %s -o 0\n", f->modules);
     fprintf(out,
-            "echo This is a recording: registers and memory can be read, not changed. \"help goto\" and "
+            "echo %s registers and memory can be read, not changed. \"help goto\" and "
             "\"monitor "
             "help\" say how to move.\\n\n"
             "target remote %s\n",
-            f->socket);
+            s->live ? "This guest is being recorded:" : "This is a recording:", f->socket);
     if (fclose(out) && code == 0)
         code = error_set(err, -ENOMEM, "out of memory");
     snprintf(f->script, sizeof(f->script), "%s/commands", f->path);
@@ -281,9 +281,17 @@ static int run(const struct arguments *arguments)
     if (code == 0)
         code = run_gdb(&session, &folder, arguments, &gdb_status, &err);
     folder_remove(&folder);
-    debug_session_close(&session);
-    if (code)
-        return session_fail(&err);
+    if (code && !session.live)
+        status = session_fail(&err);
+    else if (code)
+        status = fail(&err);
+    if (session.live) { /* from here on Ctrl-C ends the sealing */
+        signal(SIGINT, SIG_DFL);
+        interrupt_catch();
+    }
+    int closed = debug_session_close(&session);
+    if (status != STATUS_OK || closed != STATUS_OK)
+        return status != STATUS_OK ? status : closed;
     if (interrupt_count() > 0)
         interrupt_die();
     return exit_status(gdb_status);
@@ -318,10 +326,14 @@ static const struct option_spec options[] = {
              "times."},
     {.name = "memory", .value = "SIZE", .text = "The most memory that checkpoints may take. Default: 1G."},
     {.name = "gdb", .value = "PROGRAM", .text = "The debugger to start. Default: gdb."},
-    {.name = "live", .text = "Debug a guest while it is being recorded: not possible yet."},
+    {.name = "live",
+     .text = "Debug GUEST while it is being recorded. Takes the options of 'dejavm record'; --memory is the "
+             "guest's then."},
+    RECORDING_OPTIONS,
     {0},
 };
-static const struct operand_spec operands[] = {{.name = "TRACE", .text = "The trace file."}, {0}};
+static const struct operand_spec operands[] = {
+    {.name = "TRACE", .text = "The trace file; with --live the guest's image."}, {0}};
 static const struct operand_spec gdb_arguments = {.name = "GDB-ARGUMENT",
                                                   .text = "Given to GDB as they are, after dejavm's own."};
 static const struct example_spec examples[] = {

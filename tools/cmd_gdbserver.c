@@ -15,8 +15,15 @@ enum { NAME_BYTES = 320 };
 static void print_invitation(const struct debug_session *s, const char *name)
 {
     struct number_text position;
-    printf("At position %s. Connect with\n    gdb -ex 'target remote %s'\n",
-           number_format(timeline_position(s->target->timeline), &position), name);
+    const struct trace_meta *meta = &trace_reader_info(s->target->reader)->meta;
+    if (s->live)
+        printf("%s waits at its start, to be recorded under %s into %s. Connect with\n    gdb -ex 'target "
+               "remote "
+               "%s'\n",
+               meta->guest_path, meta->engine, s->live->recording.options.trace_path, name);
+    else
+        printf("At position %s. Connect with\n    gdb -ex 'target remote %s'\n",
+               number_format(timeline_position(s->target->timeline), &position), name);
     fflush(stdout);
 }
 
@@ -62,9 +69,13 @@ static int run(const struct arguments *arguments)
     if (opened)
         code = stdio ? serve_stdio(&session, &err)
                      : listen_and_serve(&session, address ? address : "127.0.0.1:1234", &err);
-    debug_session_close(&session);
-    if (code)
-        return opened ? fail(&err) : session_fail(&err);
+    if (code && !opened)
+        status = session_fail(&err);
+    else if (code)
+        status = fail(&err);
+    int closed = debug_session_close(&session);
+    if (status != STATUS_OK || closed != STATUS_OK)
+        return status != STATUS_OK ? status : closed;
     return stdio ? STATUS_OK : finish_output(STATUS_OK);
 }
 
@@ -98,13 +109,17 @@ static const struct option_spec options[] = {
     {.name = "print-commands",
      .text =
          "Print GDB commands (goto, when, last-write, ...) to be sourced by a GDB that connects, and exit."},
-    {.name = "live", .text = "Debug a guest while it is being recorded: not possible yet."},
+    {.name = "live",
+     .text = "Debug GUEST while it is being recorded. Takes the options of 'dejavm record'; --memory is the "
+             "guest's then."},
+    RECORDING_OPTIONS,
     {0},
 };
-static const struct operand_spec operands[] = {{.name = "TRACE", .optional = true, .text = "The trace file."},
-                                               {0}};
+static const struct operand_spec operands[] = {
+    {.name = "TRACE", .optional = true, .text = "The trace file; with --live the guest's image."}, {0}};
 static const struct example_spec examples[] = {
     {"dejavm gdbserver kernel.dvm", "Wait for GDB on port 1234."},
+    {"dejavm gdbserver --live -o run.dvm kernel.elf", "Record a guest that GDB holds by the reins."},
     {"dejavm gdbserver --listen unix:/tmp/gdb kernel.dvm", "Wait for GDB on a socket in the file system."},
     {0},
 };

@@ -19,9 +19,10 @@ int debug_options_check(const struct arguments *arguments)
     const char *at = argument_value(arguments, "at", NULL);
     const char *memory = argument_value(arguments, "memory", NULL);
     if (argument_flag(arguments, "live"))
-        return usage_error(arguments->command,
-                           "--live: a guest cannot be debugged while it is being recorded yet; record it, "
-                           "then debug its trace");
+        return live_options_check(arguments);
+    const char *recording = recording_option_given(arguments);
+    if (recording)
+        return usage_error(arguments->command, "--%s is for recording: it needs --live GUEST", recording);
     if (at && (*at == '+' || *at == '-' || !trace_position_well_formed(at)))
         return usage_error(arguments->command,
                            "--at: '%.100s' is not a position (a number, \"start\", \"end\", \"crash\", a "
@@ -87,12 +88,36 @@ static int go_to_start(struct trace_target *t, const struct arguments *arguments
     return code ? code : trace_target_goto(t, position, &interrupt, err);
 }
 
+static int open_live(struct debug_session *s, const struct arguments *arguments, struct error *err)
+{
+    interrupt_catch();
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake_fd < 0)
+        return error_errno(err, -errno, "create an eventfd");
+    int code = live_session_open(&s->live, arguments, err);
+    if (code)
+        return code;
+    s->target = s->live->target->history;
+    code = read_symbols(s->target, arguments, err);
+    if (code == 0)
+        code = gdb_server_create(&s->server, &s->live->target->target, err);
+    if (code == 0) {
+        live_session_show_in(s->live, s->server);
+        s->target->console = show_console;
+        s->target->console_context = s->server;
+        interrupt_stops_server(s->server, s->wake_fd);
+    }
+    return code;
+}
+
 int debug_session_open(struct debug_session *s, const struct arguments *arguments, struct error *err)
 {
     const char *path = arguments->operand[0];
     uint64_t budget = 0;
     const char *memory = argument_value(arguments, "memory", NULL);
     *s = (struct debug_session){.wake_fd = -1};
+    if (argument_flag(arguments, "live"))
+        return open_live(s, arguments, err);
     if (memory && !size_parse(memory, &budget))
         return error_set(err, -EINVAL, "--memory: %s", memory);
     int code = session_seal(path, NULL, err);
@@ -119,16 +144,23 @@ int debug_session_open(struct debug_session *s, const struct arguments *argument
     return code;
 }
 
-void debug_session_close(struct debug_session *s)
+int debug_session_close(struct debug_session *s)
 {
+    int status = STATUS_OK;
     interrupt_stops_server(NULL, -1);
     if (s->target)
         s->target->console = NULL;
+    if (s->live)
+        live_session_show_in(s->live, NULL);
     gdb_server_destroy(s->server);
-    trace_target_close(s->target);
+    if (s->live)
+        status = live_session_close(s->live);
+    else
+        trace_target_close(s->target);
     if (s->wake_fd >= 0)
         close(s->wake_fd);
     *s = (struct debug_session){.wake_fd = -1};
+    return status;
 }
 
 /* A client that acknowledges packets still has to send that for the last one: to a socket that is open. */
@@ -143,10 +175,18 @@ static void linger(int fd)
         ;
 }
 
+/* Nobody will look at it any more. */
+static bool live_is_done(const struct live_session *s)
+{
+    return s->killed || (s->detached && s->target->over);
+}
+
 int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, struct error *err)
 {
     for (;;) {
         enum gdb_end end;
+        if (s->live && (live_session_wait(s->live, listen_fd, stop_fd, err) < 0 || live_is_done(s->live)))
+            return 0; /* a failure is told when the session is closed */
         int fd = gdb_accept(listen_fd, stop_fd, err);
         if (fd < 0)
             return fd == -EINTR ? 0 : fd;
@@ -154,6 +194,10 @@ int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, str
         if (code == 0 && (end == GDB_END_DETACHED || end == GDB_END_KILLED))
             linger(fd);
         close(fd);
+        if (s->live) {
+            s->live->detached = end == GDB_END_DETACHED;
+            s->live->killed = end == GDB_END_KILLED;
+        }
         if (code < 0 || end == GDB_END_STOPPED)
             return code < 0 ? code : 0;
     }

@@ -1,13 +1,15 @@
-/* What `dejavm debug` and `dejavm gdbserver` share: a trace, opened at a place, and a GDB server for it. */
+/* What `dejavm debug` and `dejavm gdbserver` share: a trace, opened at a place, or a live guest, and a GDB server for it. */
 #ifndef DEJAVM_TOOLS_DEBUG_SESSION_H
 #define DEJAVM_TOOLS_DEBUG_SESSION_H
 
 #include "gdbstub/server.h"
 #include "tools/command.h"
+#include "tools/live_session.h"
 #include "tools/trace_target.h"
 
 struct debug_session {
-    struct trace_target *target;
+    struct live_session *live;   /* NULL: a trace that is complete */
+    struct trace_target *target; /* of a live guest: its history */
     struct gdb_server *server;
     int wake_fd; /* an eventfd: readable after a signal */
 };
@@ -21,9 +23,14 @@ int debug_options_check(const struct arguments *arguments);
  */
 int debug_session_open(struct debug_session *s, const struct arguments *arguments,
                        struct error *err) must_check;
-void debug_session_close(struct debug_session *s);
+/* A live guest's recording is finished and sealed. Returns an exit status. */
+int debug_session_close(struct debug_session *s);
 
-/* Serves one client after the other until stop_fd is readable or a signal came (both: 0). */
+/*
+ * Serves one client after the other until stop_fd is readable or a signal came (both: 0). With a live guest also until the recording
+ * is over and nobody looks at it any more, or a client kills it; it runs on after a client that detached, and stands after one that
+ * vanished.
+ */
 int debug_session_serve(struct debug_session *s, int listen_fd, int stop_fd, struct error *err) must_check;
 
 /*

@@ -160,6 +160,8 @@ static void print_trace(struct monitor *m)
     struct number_text ram, end, events;
     char why[128];
     bool crashed = trace_target_crashed(t, why, sizeof(why));
+    if (!t->own_reader && !info->complete)
+        snprintf(why, sizeof(why), "so far; it is being recorded");
     fprintf(m->out, "trace        ");
     put_printable(m->out, (const uint8_t *)t->path, strlen(t->path));
     fprintf(m->out, ", %s of memory, recorded under %s\nguest        ",

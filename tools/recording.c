@@ -163,6 +163,16 @@ int recording_parse(struct recording *r, const struct arguments *a, const char *
     return status;
 }
 
+const char *recording_option_given(const struct arguments *arguments)
+{
+    static const struct option_spec options[] = {RECORDING_OPTIONS, {0}};
+    for (size_t i = 0; i < arguments->option_count; i++)
+        for (const struct option_spec *o = options; o->name; o++)
+            if (strcmp(arguments->option[i].spec->name, o->name) == 0)
+                return o->name;
+    return NULL;
+}
+
 void recording_free(struct recording *r)
 {
     free(r->default_path);

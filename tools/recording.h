@@ -104,6 +104,9 @@ struct recording {
         .name = "no-seal", .text = "Do not seal at the end; the first command that replays the trace does."  \
     }
 
+/* The name of one of these options that was given, or NULL. */
+const char *recording_option_given(const struct arguments *arguments);
+
 /* The guest is the first operand. serial: where its serial port goes without --serial. Returns an exit status. */
 int recording_parse(struct recording *r, const struct arguments *a, const char *serial);
 void recording_free(struct recording *r);

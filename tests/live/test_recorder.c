@@ -189,6 +189,41 @@ static void preempt_under_kvm(void **state)
     record_in_pieces("preempt", "", RECORD_ENGINE_KVM);
 }
 
+/* The landmark of a place that comes long after the last event says how long: the search for it is bounded by that. */
+static void a_long_stretch_without_events_under_kvm(void **state)
+{
+    (void)state;
+    static struct error err;
+    static struct record_result result;
+    static struct replay_totals totals;
+    struct pieces p = {0};
+    char path[256];
+    if (!recording_possible(RECORD_ENGINE_KVM))
+        skip();
+    snprintf(path, sizeof(path), "%s/preempt", guest_dir);
+    struct record_options options = {.guest_path = path,
+                                     .trace_path = trace_path,
+                                     .command_line = "tasks=sse rate=19",
+                                     .engine = RECORD_ENGINE_KVM,
+                                     .ram_bytes = 16 << 20,
+                                     .serial_in = -1,
+                                     .overwrite = true,
+                                     .debugged = true};
+    must(recorder_create(&p.recorder, &options, &err), &err);
+    for (unsigned in_task = 0; in_task < 2 && !p.ended;) {
+        struct recorder_request request = {.interrupted = stop_soon};
+        p.polls = 2;
+        resume(&p, &request);
+        must(recorder_sync(p.recorder, &err), &err);
+        in_task += vcpu_cpl(recorder_state(p.recorder)) == 3;
+    }
+    must(recorder_finish(p.recorder, &result, &err), &err);
+    recorder_destroy(p.recorder);
+    must(replay_seal(trace_path, NULL, &totals, &err), &err);
+    print_message("%" PRIu64 " steps\n", totals.position);
+    unlink(trace_path);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -202,6 +237,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(preempt_in_the_emulator),
         cmocka_unit_test(racy_under_kvm),
         cmocka_unit_test(preempt_under_kvm),
+        cmocka_unit_test(a_long_stretch_without_events_under_kvm),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(trace_path);

@@ -175,7 +175,7 @@ class Usage(Case):
             self.assertIn("--mem", self.usage("state", "--mem", memory, "x"))
         for command in ("debug", "gdbserver"):
             self.assertIn("--memory", self.usage(command, "--memory=0", "x"))
-            self.assertIn("--live", self.usage(command, "--live", "x"))
+            self.assertIn("--live", self.usage(command, "--engine=emu", "x"))
         self.assertIn("--listen", self.usage("gdbserver", "--stdio", "--listen=:0", "x"))
         for disk in ("", ",ro", ",write-through,ro"):
             self.assertIn("names no file", self.usage("record", "--disk", disk, "x"))
