@@ -23,7 +23,7 @@ int record_host_create(struct record_host **out, int input_fd, void (*kick)(void
 void record_host_destroy(struct record_host *h); /* joins the thread; NULL is fine */
 
 /*
- * While it is paused (and at first it is) the clock stands still, and nothing but input kicks.
+ * While it is paused (and at first it is) the clock stands still, and nothing but input and watched descriptors kicks.
  */
 void record_host_pause(struct record_host *h);
 void record_host_continue(struct record_host *h);
