@@ -287,6 +287,11 @@ position_t recorder_position(const struct recorder *r)
     return r->positions ? r->engine->ops->position(r->engine) : POSITION_UNKNOWN;
 }
 
+const struct engine *recorder_engine(const struct recorder *r)
+{
+    return r->engine;
+}
+
 bool recorder_in_emulator(const struct recorder *r)
 {
     return r->kvm && !r->is_kvm;

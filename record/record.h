@@ -129,6 +129,8 @@ const struct guest_ram *recorder_ram(const struct recorder *r);
 position_t recorder_position(const struct recorder *r);
 /* The vCPU of a recording under KVM is in the emulator now. */
 bool recorder_in_emulator(const struct recorder *r);
+/* What executes the guest, for its own counters. */
+const struct engine *recorder_engine(const struct recorder *r);
 
 /* Ends the run soon, in order. Async-signal-safe. */
 void recorder_stop(struct recorder *r);

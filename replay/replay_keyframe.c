@@ -5,7 +5,21 @@
 #include "core/x86/emu.h"
 #include "replay/internal.h"
 
-#define KEYFRAME_STEPS 16000000u
+/*
+ * How far apart keyframes are. A page in one costs about 10 us of CPU time (copying, hashing and compressing it), which is that of some
+ * thousand steps: the more pages, the later the next keyframe. Counted in steps, so that sealing gives the same bytes each time.
+ */
+#define KEYFRAME_STEPS_MIN      32000000u
+#define KEYFRAME_STEPS_PER_PAGE 10000u
+#define KEYFRAME_STEPS_MAX      1000000000u
+
+static position_t steps_to_next_keyframe(size_t pages)
+{
+    uint64_t steps = (uint64_t)pages * KEYFRAME_STEPS_PER_PAGE;
+    if (steps < KEYFRAME_STEPS_MIN)
+        return KEYFRAME_STEPS_MIN;
+    return steps < KEYFRAME_STEPS_MAX ? steps : KEYFRAME_STEPS_MAX;
+}
 
 /* A page of the keyframe goes straight to its place in RAM. */
 static uint8_t *place_frame(void *context, gfn_t gfn)
@@ -144,7 +158,7 @@ int replay_write_keyframe(struct replay *r, struct error *err)
     ram_tracker_clear_changed(&r->tracker);
     free(frames);
     buffer_free(&state);
-    r->next_keyframe = replay_position(r) + KEYFRAME_STEPS;
+    r->next_keyframe = replay_position(r) + steps_to_next_keyframe(count);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* dejavm record */
 #include "tools/commands.h"
 #include "tools/interrupt.h"
+#include "tools/profile_view.h"
 #include "tools/record_report.h"
 #include "tools/recording.h"
 #include "tools/status.h"
@@ -11,7 +12,8 @@
  * From the first signal on the recording is stopped; the terminal is put back before anything is reported. The recording counts
  * as made once the recorder was created: what fails after that leaves a trace of what went before.
  */
-static int run_recorder(struct recording *r, struct record_result *result, bool *made, struct error *err)
+static int run_recorder(struct recording *r, bool profile, struct record_result *result, bool *made,
+                        struct error *err)
 {
     struct recorder *recorder;
     int code = recording_connect(r, err);
@@ -27,18 +29,20 @@ static int run_recorder(struct recording *r, struct record_result *result, bool 
         interrupt_stops_recorder(NULL);
         r->interrupts = interrupt_count();
         progress_end(&r->progress);
+        if (code == 0 && profile)
+            profile_print_record(result, recorder_engine(recorder));
         recorder_destroy(recorder);
     }
     recording_disconnect(r);
     return code;
 }
 
-static int record(struct recording *r, bool exit_code)
+static int record(struct recording *r, bool exit_code, bool profile)
 {
     struct error err = {0};
     struct record_result result = {.position = POSITION_UNKNOWN};
     bool made = false;
-    int code = run_recorder(r, &result, &made, &err);
+    int code = run_recorder(r, profile, &result, &made, &err);
     if (code) {
         int status = fail(&err);
         if (made)
@@ -55,8 +59,8 @@ static int run(const struct arguments *arguments)
     int status = recording_parse(&r, arguments, "stdio");
     if (status == STATUS_OK) {
         interrupt_catch();
-        status =
-            recording_path_is_free(&r) ? record(&r, argument_flag(arguments, "exit-code")) : STATUS_FAILURE;
+        bool exit_code = argument_flag(arguments, "exit-code"), profile = argument_flag(arguments, "profile");
+        status = recording_path_is_free(&r) ? record(&r, exit_code, profile) : STATUS_FAILURE;
     }
     recording_free(&r);
     return status;
@@ -92,6 +96,7 @@ static const struct option_spec options[] = {
      .value = "SIZE",
      .text = "Guest memory, 1M to 64G. Suffixes K, M, G. Default: 128M."},
     {.name = "exit-code", .text = "Exit with the guest's status; see above."},
+    {.name = "profile", .text = "Print where the time went, and what the emulator did."},
     {0},
 };
 static const struct operand_spec operands[] = {{.name = "GUEST", .text = "The guest's image."}, {0}};

@@ -37,12 +37,10 @@ static int replay_all(const char *path, struct replay_totals *totals, struct err
 static int check_image(const char *path, struct error *err)
 {
     struct trace_reader *reader;
-    struct buffer image = {0};
     int code = trace_reader_open(&reader, path, err);
     if (code < 0)
         return code;
-    code = trace_reader_image(reader, &image, err);
-    buffer_free(&image);
+    code = trace_reader_check_image(reader, err);
     trace_reader_close(reader);
     return code;
 }

@@ -1,4 +1,5 @@
 #include "tools/profile_view.h"
+#include "core/x86/emu.h"
 #include "tools/json.h"
 #include "tools/number.h"
 #include "tools/status.h"
@@ -44,12 +45,67 @@ static double percent(uint64_t part, uint64_t whole)
     return whole ? (double)part * 100 / (double)whole : 0;
 }
 
-void profile_print_replay(const struct replay *r, uint64_t open_ns)
+/* A counter of the emulator's. */
+struct counter {
+    const char *key, *text;
+    uint64_t value;
+};
+
+#define COUNTERS_MAX 20
+
+/* What the emulator's translator did; 0 where there is none. */
+static unsigned counters_of(const struct engine *engine, struct counter out[COUNTERS_MAX])
 {
-    struct part parts[PARTS_MAX];
+    const struct emu_profile *p = emu_profile(engine);
+    if (!p)
+        return 0;
+    const struct counter counters[] = {
+        {"steps_translated", "steps in translated code", p->steps_translated},
+        {"steps_stage1", "steps in the interpreter", p->steps_stage1},
+        {"translations", "blocks translated", p->translations},
+        {"guest_bytes", "bytes of guest code in them", p->guest_bytes},
+        {"host_bytes", "bytes of host code made", p->host_bytes},
+        {"drops", "blocks dropped, their bytes were written", p->drops},
+        {"recycles", "times that all were dropped for room", p->recycles},
+        {"links", "jumps made direct", p->links},
+        {"entries", "entries into translated code", p->entries},
+        {"exits_link", "exits: to a block not linked yet", p->exits_link},
+        {"exits_limit", "exits: limit of steps", p->exits_limit},
+        {"exits_closed", "exits: something waits", p->exits_closed},
+        {"exits_step", "exits: the interpreter has to go on", p->exits_step},
+        {"slow_memory", "accesses left to the interpreter (TLB misses, MMIO, ...)", p->slow_memory},
+        {"slow_branch", "indirect branches to unknown targets", p->slow_branch},
+        {"handler_calls", "instructions done by a handler", p->handler_calls},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(counters); i++)
+        out[i] = counters[i];
+    return ARRAY_LEN(counters);
+}
+
+static void print_counters(const struct engine *engine)
+{
+    struct counter counters[COUNTERS_MAX];
+    struct number_text number;
+    unsigned n = counters_of(engine, counters);
+    if (n)
+        message("the emulator:");
+    for (unsigned i = 0; i < n; i++)
+        message("  %-56s %15s", counters[i].text, number_format(counters[i].value, &number));
+}
+
+static void json_counters(struct json *j, const struct engine *engine)
+{
+    struct counter counters[COUNTERS_MAX];
+    unsigned n = counters_of(engine, counters);
+    json_object(j, "emulator");
+    for (unsigned i = 0; i < n; i++)
+        json_u64(j, counters[i].key, counters[i].value);
+    json_close_object(j);
+}
+
+static void print_parts(const struct part *parts, unsigned n, uint64_t whole)
+{
     struct number_text time, count;
-    uint64_t whole;
-    unsigned n = parts_of(r, open_ns, parts, &whole);
     message("where the time went, of %s:", duration_format(whole, &time));
     for (unsigned i = 0; i < n; i++) {
         const struct part *p = &parts[i];
@@ -61,6 +117,30 @@ void profile_print_replay(const struct replay *r, uint64_t open_ns)
     }
 }
 
+static void json_parts(struct json *j, const struct part *parts, unsigned n, uint64_t whole)
+{
+    json_u64(j, "whole_ns", whole);
+    json_array(j, "parts");
+    for (unsigned i = 0; i < n; i++) {
+        json_object_line(j, NULL);
+        json_string(j, "name", parts[i].key);
+        json_u64(j, "ns", parts[i].ns);
+        if (parts[i].unit)
+            json_u64(j, parts[i].unit, parts[i].count);
+        json_close_object(j);
+    }
+    json_close_array(j);
+}
+
+void profile_print_replay(const struct replay *r, uint64_t open_ns)
+{
+    struct part parts[PARTS_MAX];
+    uint64_t whole;
+    unsigned n = parts_of(r, open_ns, parts, &whole);
+    print_parts(parts, n, whole);
+    print_counters(replay_engine(r));
+}
+
 void profile_json_replay(const struct replay *r, uint64_t open_ns)
 {
     struct part parts[PARTS_MAX];
@@ -68,16 +148,20 @@ void profile_json_replay(const struct replay *r, uint64_t open_ns)
     uint64_t whole;
     unsigned n = parts_of(r, open_ns, parts, &whole);
     json_begin(&j, stdout);
-    json_u64(&j, "whole_ns", whole);
-    json_array(&j, "parts");
-    for (unsigned i = 0; i < n; i++) {
-        json_object_line(&j, NULL);
-        json_string(&j, "name", parts[i].key);
-        json_u64(&j, "ns", parts[i].ns);
-        if (parts[i].unit)
-            json_u64(&j, parts[i].unit, parts[i].count);
-        json_close_object(&j);
-    }
-    json_close_array(&j);
+    json_parts(&j, parts, n, whole);
+    json_counters(&j, replay_engine(r));
     json_end(&j);
+}
+
+void profile_print_record(const struct record_result *result, const struct engine *engine)
+{
+    uint64_t known = result->time_in_devices_ns + result->time_halted_ns;
+    const struct part parts[] = {
+        {"execute", "executing, and the rest", result->elapsed_ns > known ? result->elapsed_ns - known : 0,
+         NULL, 0},
+        {"devices", "devices, their events", result->time_in_devices_ns, NULL, 0},
+        {"halted", "waiting in HLT", result->time_halted_ns, NULL, 0},
+    };
+    print_parts(parts, ARRAY_LEN(parts), result->elapsed_ns);
+    print_counters(engine);
 }

@@ -147,6 +147,10 @@ int chunk_read_header(const struct chunk_source *s, uint64_t offset, struct chun
 int chunk_read(const struct chunk_source *s, uint64_t offset, enum chunk_type type, struct chunk_decoder *d,
                struct chunk *out, struct error *err) must_check;
 
+/* As chunk_read, but it is not decompressed: out->raw stays NULL. */
+int chunk_check(const struct chunk_source *s, uint64_t offset, enum chunk_type type, struct chunk_decoder *d,
+                struct chunk *out, struct error *err) must_check;
+
 /* The longest payload that a type may have. */
 size_t chunk_max_raw(uint8_t type);
 

@@ -141,8 +141,8 @@ static int decompress(const struct chunk_source *s, struct chunk_decoder *d, con
     return 0;
 }
 
-int chunk_read(const struct chunk_source *s, uint64_t offset, enum chunk_type type, struct chunk_decoder *d,
-               struct chunk *out, struct error *err)
+int chunk_check(const struct chunk_source *s, uint64_t offset, enum chunk_type type, struct chunk_decoder *d,
+                struct chunk *out, struct error *err)
 {
     *out = (struct chunk){.offset = offset};
     struct chunk_header *h = &out->header;
@@ -169,11 +169,20 @@ int chunk_read(const struct chunk_source *s, uint64_t offset, enum chunk_type ty
         return trace_damaged(s, offset, err, "%s chunk: payload checksum %016llx, expected %016llx",
                              chunk_type_name(h->type), (unsigned long long)checksum,
                              (unsigned long long)h->payload_checksum);
-    if (h->compression == CHUNK_ZSTD) {
+    return 0;
+}
+
+int chunk_read(const struct chunk_source *s, uint64_t offset, enum chunk_type type, struct chunk_decoder *d,
+               struct chunk *out, struct error *err)
+{
+    int r = chunk_check(s, offset, type, d, out, err);
+    if (r < 0)
+        return r;
+    if (out->header.compression == CHUNK_ZSTD) {
         r = decompress(s, d, out, err);
         out->raw = d->raw.data;
     } else {
-        out->raw = stored;
+        out->raw = d->stored.data;
     }
     return r;
 }

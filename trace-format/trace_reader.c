@@ -361,33 +361,65 @@ int trace_reader_cpuid(struct trace_reader *r, struct buffer *out, struct error 
     return out->failed ? error_set(err, -ENOMEM, "%s: no memory for its CPUID leaves", r->path) : 0;
 }
 
+/* done: how many of the image's bytes are in the chunks before it. */
+static int check_image_chunk(const struct trace_reader *r, const struct chunk *c, uint64_t done,
+                             struct error *err)
+{
+    const struct chunk_header *h = &c->header;
+    if (h->first == done && h->raw_length && h->raw_length <= r->info.image_length - done)
+        return 0;
+    return trace_damaged(&r->source, c->offset, err,
+                         "IMAGE chunk of bytes %llu to %llu; %llu of the image's %llu bytes are before it",
+                         (unsigned long long)h->first, (unsigned long long)h->first + h->raw_length,
+                         (unsigned long long)done, (unsigned long long)r->info.image_length);
+}
+
 static int append_image_chunk(struct trace_reader *r, uint64_t *offset, struct buffer *out, struct error *err)
 {
     struct chunk c;
     int result = chunk_read(&r->source, *offset, CHUNK_IMAGE, &r->decoder, &c, err);
+    if (result >= 0)
+        result = check_image_chunk(r, &c, out->length, err);
     if (result < 0)
         return result;
-    const struct chunk_header *h = &c.header;
-    if (h->first != out->length || h->raw_length == 0 || h->raw_length > r->info.image_length - out->length)
-        return trace_damaged(&r->source, *offset, err,
-                             "IMAGE chunk of bytes %llu to %llu; %zu of the image's %llu bytes are before it",
-                             (unsigned long long)h->first, (unsigned long long)h->first + h->raw_length,
-                             out->length, (unsigned long long)r->info.image_length);
-    buffer_put(out, c.raw, h->raw_length);
-    *offset += chunk_file_bytes(h);
+    buffer_put(out, c.raw, c.header.raw_length);
+    *offset += chunk_file_bytes(&c.header);
     return out->failed ? error_set(err, -ENOMEM, "%s: no memory for the guest image", r->path) : 0;
 }
 
-int trace_reader_image(struct trace_reader *r, struct buffer *out, struct error *err)
+/* Where the first IMAGE chunk is. */
+static int find_image(struct trace_reader *r, uint64_t *offset, struct error *err)
 {
     struct chunk_header h;
-    buffer_clear(out);
     int result = chunk_read_header(&r->source, r->after_meta, &h, err);
     if (result == CHUNK_CUT || (result == 0 && h.type != CHUNK_CPUID))
         result =
             trace_damaged(&r->source, r->after_meta, err, "the CPUID chunk that belongs here is missing");
-    uint64_t offset = result < 0 ? 0 : r->after_meta + chunk_file_bytes(&h);
+    *offset = result < 0 ? 0 : r->after_meta + chunk_file_bytes(&h);
+    return result;
+}
+
+int trace_reader_image(struct trace_reader *r, struct buffer *out, struct error *err)
+{
+    uint64_t offset;
+    buffer_clear(out);
+    int result = find_image(r, &offset, err);
     while (result >= 0 && out->length < r->info.image_length)
         result = append_image_chunk(r, &offset, out, err);
+    return result;
+}
+
+int trace_reader_check_image(struct trace_reader *r, struct error *err)
+{
+    uint64_t offset, length = 0;
+    struct chunk c;
+    int result = find_image(r, &offset, err);
+    while (result >= 0 && length < r->info.image_length) {
+        result = chunk_check(&r->source, offset, CHUNK_IMAGE, &r->decoder, &c, err);
+        if (result >= 0)
+            result = check_image_chunk(r, &c, length, err);
+        length += c.header.raw_length;
+        offset += chunk_file_bytes(&c.header);
+    }
     return result;
 }

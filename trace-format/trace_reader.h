@@ -34,6 +34,8 @@ void trace_reader_close(struct trace_reader *r); /* NULL is fine */
 const struct trace_info *trace_reader_info(const struct trace_reader *r);
 int trace_reader_cpuid(struct trace_reader *r, struct buffer *out, struct error *err) must_check;
 int trace_reader_image(struct trace_reader *r, struct buffer *out, struct error *err) must_check;
+/* Reads the image's chunks and checks their checksums, without decompressing them. */
+int trace_reader_check_image(struct trace_reader *r, struct error *err) must_check;
 
 /*
  * A trace that is still being written, by this process: sees what has been added since. The writer must have been flushed, and

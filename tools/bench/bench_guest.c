@@ -172,12 +172,13 @@ static void put_loop(struct bench_guest *g, const struct bench_loop *loop)
     emu_ram_changed(g->engine, GUEST_CODE, CODE_BYTES);
 }
 
-int bench_guest_run(struct bench_guest *g, const struct bench_loop *loop, uint64_t iterations,
-                    uint64_t *steps, struct error *err)
+int bench_guest_run(struct bench_guest *g, const struct bench_loop *loop, enum bench_stage stage,
+                    uint64_t iterations, uint64_t *steps, struct error *err)
 {
     const struct engine_ops *ops = g->engine->ops;
     struct vcpu_state start;
     put_loop(g, loop);
+    emu_set_stages(g->engine, stage == STAGE_1 ? EMU_STAGE_1_ONLY : EMU_STAGES_MIXED);
     start_state(&start, loop->flags & LOOP_USER, iterations);
     int result = ops->set_state(g->engine, &start, err);
     if (result < 0)

@@ -7,12 +7,15 @@
 
 struct bench_guest;
 
+/* Of the emulator: the interpreter of plans only, or translated code as well. */
+enum bench_stage { STAGE_1, STAGE_2, STAGE_COUNT };
+
 int bench_guest_create(struct bench_guest **out, struct error *err) must_check;
 void bench_guest_destroy(struct bench_guest *g); /* NULL is fine */
 
 /* Runs the loop; *steps is what it took. Negative errno with a message. */
-int bench_guest_run(struct bench_guest *g, const struct bench_loop *loop, uint64_t iterations,
-                    uint64_t *steps, struct error *err) must_check;
+int bench_guest_run(struct bench_guest *g, const struct bench_loop *loop, enum bench_stage stage,
+                    uint64_t iterations, uint64_t *steps, struct error *err) must_check;
 
 struct bench_host;
 

@@ -23,11 +23,15 @@ struct options {
     const char *only; /* NULL: all */
 };
 
+/* Who runs a loop: the emulator's stages, and this host. */
+#define HOST    STAGE_COUNT
+#define RUNNERS (STAGE_COUNT + 1)
+
 /* Medians over the runs. */
 struct result {
     double steps_per_iteration;
-    double steps_per_second;
-    double emulator_ns, host_ns; /* per iteration; host_ns 0: not there */
+    double steps_per_second[STAGE_COUNT];
+    double ns[RUNNERS]; /* per iteration; 0: not there */
 };
 
 /* The thread's own time: nothing here waits, and other processes on the machine do not count. */
@@ -40,30 +44,31 @@ static uint64_t now_ns(void)
 
 /* ---- measuring ---- */
 
-/* One timed run on either side; steps is NULL for the host. */
 struct bench {
     struct bench_guest *guest;
     struct bench_host *host;
 };
 
-static int timed(const struct bench *b, const struct bench_loop *loop, bool host, uint64_t iterations,
+/* One timed run; steps is left alone by the host. */
+static int timed(const struct bench *b, const struct bench_loop *loop, unsigned runner, uint64_t iterations,
                  uint64_t *steps, uint64_t *ns, struct error *err)
 {
     uint64_t start = now_ns();
-    int result = host ? bench_host_run(b->host, loop, iterations, err)
-                      : bench_guest_run(b->guest, loop, iterations, steps, err);
+    int result = runner == HOST
+                     ? bench_host_run(b->host, loop, iterations, err)
+                     : bench_guest_run(b->guest, loop, (enum bench_stage)runner, iterations, steps, err);
     *ns = now_ns() - start;
     return result;
 }
 
 /* The number of iterations that takes about wanted_ns. */
-static int calibrate(const struct bench *b, const struct bench_loop *loop, bool host, uint64_t wanted_ns,
+static int calibrate(const struct bench *b, const struct bench_loop *loop, unsigned runner,
                      uint64_t *iterations, struct error *err)
 {
-    uint64_t count = 64, steps, ns = 0;
+    uint64_t count = 64, steps, ns = 0, wanted_ns = runner == HOST ? HOST_TIME_NS : GUEST_TIME_NS;
     int result;
     for (;;) {
-        result = timed(b, loop, host, count, &steps, &ns, err);
+        result = timed(b, loop, runner, count, &steps, &ns, err);
         if (result < 0 || ns >= wanted_ns / 4 || count > UINT64_C(1) << 40)
             break;
         count *= 4;
@@ -76,39 +81,39 @@ static int calibrate(const struct bench *b, const struct bench_loop *loop, bool 
 static int measure(const struct bench *b, const struct bench_loop *loop, unsigned runs, struct result *out,
                    struct error *err)
 {
-    double rate[RUNS_MAX], guest_ns[RUNS_MAX], host_ns[RUNS_MAX];
-    uint64_t guest_count, host_count = 1, steps = 0, ns;
-    int result = calibrate(b, loop, false, GUEST_TIME_NS, &guest_count, err);
-    bool on_host = !(loop->flags & LOOP_GUEST_ONLY);
-    if (result == 0 && on_host)
-        result = calibrate(b, loop, true, HOST_TIME_NS, &host_count, err);
+    double ns[RUNNERS][RUNS_MAX];
+    uint64_t count[RUNNERS] = {0}, steps = 0, spent;
+    unsigned runners = loop->flags & LOOP_GUEST_ONLY ? HOST : RUNNERS;
+    int result = 0;
+    *out = (struct result){0};
+    for (unsigned k = 0; result == 0 && k < runners; k++)
+        result = calibrate(b, loop, k, &count[k], err);
     for (unsigned i = 0; result == 0 && i < runs; i++) {
-        result = timed(b, loop, false, guest_count, &steps, &ns, err);
-        rate[i] = (double)steps * 1e9 / (double)(ns ? ns : 1);
-        guest_ns[i] = (double)ns / (double)guest_count;
-        if (result == 0 && on_host)
-            result = timed(b, loop, true, host_count, NULL, &ns, err);
-        host_ns[i] = on_host ? (double)ns / (double)host_count : 0;
+        for (unsigned k = 0; result == 0 && k < runners; k++) {
+            result = timed(b, loop, k, count[k], &steps, &spent, err);
+            ns[k][i] = (double)spent / (double)count[k];
+            if (k != HOST)
+                out->steps_per_iteration = (double)steps / (double)count[k];
+        }
     }
-    if (result < 0)
-        return result;
-    *out = (struct result){.steps_per_iteration = (double)steps / (double)guest_count,
-                           .steps_per_second = sample_median(rate, runs),
-                           .emulator_ns = sample_median(guest_ns, runs),
-                           .host_ns = sample_median(host_ns, runs)};
-    return 0;
+    for (unsigned k = 0; result == 0 && k < runners; k++)
+        out->ns[k] = sample_median(ns[k], runs);
+    for (unsigned k = 0; result == 0 && k < STAGE_COUNT; k++)
+        out->steps_per_second[k] = out->steps_per_iteration * 1e9 / out->ns[k];
+    return result;
 }
 
 /* ---- showing ---- */
 
 static void print_row(const struct bench_loop *loop, const struct result *r)
 {
-    printf("%-14s %10.1f %14.1f %14.2f", loop->name, r->steps_per_iteration, r->steps_per_second / 1e6,
-           r->emulator_ns);
-    if (r->host_ns > 0)
-        printf(" %14.2f %8.1f\n", r->host_ns, r->emulator_ns / r->host_ns);
+    printf("%-14s %9.1f %10.1f %10.1f %11.2f %11.2f", loop->name, r->steps_per_iteration,
+           r->steps_per_second[STAGE_1] / 1e6, r->steps_per_second[STAGE_2] / 1e6, r->ns[STAGE_1],
+           r->ns[STAGE_2]);
+    if (r->ns[HOST] > 0)
+        printf(" %11.2f %8.1f\n", r->ns[HOST], r->ns[STAGE_2] / r->ns[HOST]);
     else
-        printf(" %14s %8s\n", "-", "-");
+        printf(" %11s %8s\n", "-", "-");
     fflush(stdout);
 }
 
@@ -117,12 +122,14 @@ static void json_row(struct json *j, const struct bench_loop *loop, const struct
     json_object(j, NULL);
     json_string(j, "name", loop->name);
     json_string(j, "what", loop->what);
-    json_u64(j, "steps_per_second", (uint64_t)r->steps_per_second);
     json_u64(j, "milli_steps_per_iteration", (uint64_t)(r->steps_per_iteration * 1e3 + 0.5));
-    json_u64(j, "emulator_ps_per_iteration", (uint64_t)(r->emulator_ns * 1e3));
-    if (r->host_ns > 0) {
-        json_u64(j, "host_ps_per_iteration", (uint64_t)(r->host_ns * 1e3));
-        json_u64(j, "slowdown_percent", (uint64_t)(r->emulator_ns / r->host_ns * 100));
+    json_u64(j, "stage1_steps_per_second", (uint64_t)r->steps_per_second[STAGE_1]);
+    json_u64(j, "stage2_steps_per_second", (uint64_t)r->steps_per_second[STAGE_2]);
+    json_u64(j, "stage1_ps_per_iteration", (uint64_t)(r->ns[STAGE_1] * 1e3));
+    json_u64(j, "stage2_ps_per_iteration", (uint64_t)(r->ns[STAGE_2] * 1e3));
+    if (r->ns[HOST] > 0) {
+        json_u64(j, "host_ps_per_iteration", (uint64_t)(r->ns[HOST] * 1e3));
+        json_u64(j, "slowdown_percent", (uint64_t)(r->ns[STAGE_2] / r->ns[HOST] * 100));
     }
     json_close_object(j);
 }
@@ -141,9 +148,9 @@ static int run(const struct bench *b, const struct options *o, struct error *err
         json_array(&json, "loops");
     } else {
         printf("dejavm %s, engine emu, on %s; medians of %u runs\n", DEJAVM_VERSION, cpu, o->runs);
-        printf("%-14s %10s %14s %14s %14s %8s\n", "loop", "steps", "million", "emulator", "host", "slower");
-        printf("%-14s %10s %14s %14s %14s %8s\n", "", "per iter.", "steps/s", "ns per iter.", "ns per iter.",
-               "times");
+        printf("%-14s %9s %21s %35s\n", "", "", "million steps/s", "ns per iteration");
+        printf("%-14s %9s %10s %10s %11s %11s %11s %8s\n", "loop", "steps", "stage 1", "stage 2", "stage 1",
+               "stage 2", "host", "slower");
     }
     int result = 0;
     for (size_t i = 0; result == 0 && i < bench_loop_count; i++) {
