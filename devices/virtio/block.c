@@ -74,6 +74,7 @@ struct block {
     char id[ID_BYTES]; /* not terminated when it is that long */
     struct block_config config;
     struct virtio_chain chain; /* the request that is handled */
+    uint64_t cleared_bytes;    /* by it */
     uint8_t buffer[BUFFER_BYTES];
 };
 
@@ -159,6 +160,7 @@ static enum block_status clear_range(struct block *b, bool discard, const struct
                     r->sectors, r->sector);
         return VIRTIO_BLK_S_IOERR;
     }
+    b->cleared_bytes += bytes;
     return backend_status(b,
                           discard ? block_backend_discard(b->backend, offset, bytes)
                                   : block_backend_zero(b->backend, offset, bytes, r->flags & RANGE_F_UNMAP),
@@ -185,7 +187,7 @@ static enum block_status get_id(struct block *b, uint32_t bytes)
     return VIRTIO_BLK_S_OK;
 }
 
-/* Returns how many bytes the request moved. The last byte that the device may write is the status (virtio 5.2.6). */
+/* Returns how many bytes the request moved or cleared. The last byte that the device may write is the status (virtio 5.2.6). */
 static uint64_t handle(struct block *b)
 {
     struct block_header header;
@@ -200,6 +202,7 @@ static uint64_t handle(struct block *b)
     virtio_chain_read(b->virtio, c, 0, &header, sizeof(header));
     uint32_t in = c->writable_bytes - 1, out = c->readable_bytes - (uint32_t)sizeof(header);
     uint8_t status = VIRTIO_BLK_S_UNSUPP;
+    b->cleared_bytes = 0;
     switch (header.type) {
     case VIRTIO_BLK_T_IN:
         status = (uint8_t)read_sectors(b, header.sector, in);
@@ -225,7 +228,7 @@ static uint64_t handle(struct block *b)
     bool filled = in == 0 || (header.type == VIRTIO_BLK_T_IN && status == VIRTIO_BLK_S_OK) ||
                   (header.type == VIRTIO_BLK_T_GET_ID && in <= ID_BYTES);
     virtqueue_push(b->virtio, 0, c, filled ? c->writable_bytes : 0);
-    return (uint64_t)in + out;
+    return (uint64_t)in + out + b->cleared_bytes;
 }
 
 static void notify(void *device, unsigned queue)
@@ -254,7 +257,7 @@ static void close_backend(void *device)
     block_backend_close(b->backend);
 }
 
-/* The end of the file's name, so that several disks can be told apart; as text that a driver can put anywhere. */
+/* The start of the file's name, so that several disks can be told apart; as text that a driver can put anywhere. */
 static void choose_id(struct block *b, const char *path)
 {
     const char *slash = strrchr(path, '/');

@@ -243,6 +243,17 @@ static void ranges_are_bounded(void **state)
     assert_int_equal(request(d, T_WRITE_ZEROES, 0, 16, false, NULL), S_OK);
     rig_put(d->r, d->data + 8, 4, most + 1);
     assert_int_equal(request(d, T_WRITE_ZEROES, 0, 16, false, NULL), S_IOERR);
+    /* Three of the longest, offered together: one after the other. */
+    rig_put(d->r, d->data + 8, 4, most);
+    const struct buffer_spec buffers[] = {{d->header, 16, false}, {d->data, 16, false}, {d->status, 1, true}};
+    for (unsigned i = 0; i < 3; i++)
+        ring_add(&d->q, buffers, 3);
+    machine_mmio_write(d->r->m, d->v.notify, 2, 0);
+    uint16_t before = d->q.seen;
+    for (unsigned i = 1; i <= 3; i++) {
+        machine_run_work(d->r->m);
+        assert_int_equal(rig_get(d->r, d->q.used + 2, 2), before + i);
+    }
 }
 
 static void the_disk_has_a_name(void **state)
