@@ -38,6 +38,12 @@ static const struct regression regressions[] = {
      0,
      5,
      {0xd9, 0xe8, 0x0f, 0xf7, 0xc1}},
+    /* bsf r11d, edi; bsr r15, rdi; bsf r10d, edi */
+    {"BSF and BSR of 0 leave their destination as it is",
+     0,
+     0,
+     12,
+     {0x44, 0x0f, 0xbc, 0xdf, 0x4c, 0x0f, 0xbd, 0xff, 0x44, 0x0f, 0xbc, 0xd7}},
 };
 
 const char *program_regression(struct program *p, unsigned number)
@@ -50,6 +56,8 @@ const char *program_regression(struct program *p, unsigned number)
     p->in.rip = p->start;
     p->in.gpr[GPR_RSP] = ISA_DATA + 0x1800;
     p->in.gpr[GPR_RDI] = r->rdi;
+    for (unsigned i = GPR_R8; i <= GPR_R15; i++)
+        p->in.gpr[i] = i * 0x1111111111111111;
     if (r->mxcsr)
         p->in.fpu.mxcsr = r->mxcsr;
     p->items[0].length = r->length;

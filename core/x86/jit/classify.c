@@ -88,6 +88,12 @@ static bool writes_whole_register(const struct insn *insn)
 
 /* ---- operands ---- */
 
+/* The destination stays as it was when the source is 0; Zydis 4.0 says that it is only written. */
+static bool may_keep_destination(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
+}
+
 static void note_gpr(struct insn *insn, const ZydisDecodedOperand *o)
 {
     uint16_t bit = (uint16_t)(1u << gpr_number(o->reg.value));
@@ -97,7 +103,7 @@ static void note_gpr(struct insn *insn, const ZydisDecodedOperand *o)
     if (o->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
         return;
     insn->gpr_named |= bit;
-    if (o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32)
+    if (o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32 || may_keep_destination(insn->z.mnemonic))
         insn->gpr_read |= bit;
 }
 
@@ -229,7 +235,7 @@ static void choose_remat(const struct translation_state *t, struct insn *insn)
         return;
     bool source = plain_gpr(from) || from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     uint16_t to_bit = (uint16_t)(1u << gpr_number(to->reg.value));
-    uint16_t from_bit = plain_gpr(from) ? (uint16_t)(1u << gpr_number(from->reg.value)) : 0;
+    uint16_t from_bit = (uint16_t)(plain_gpr(from) ? 1u << gpr_number(from->reg.value) : 0);
     switch (insn->z.mnemonic) {
     case ZYDIS_MNEMONIC_CMP:
     case ZYDIS_MNEMONIC_TEST:
