@@ -62,3 +62,15 @@ function(dejavm_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
     SKIP_RETURN_CODE 77)
 endfunction()
+
+# dejavm_stage_test(NAME STAGE [ARGS a...] [LABELS l...] [TIMEOUT seconds])
+# A test program once more, with the emulator held to its stage 1 or 2 (core/x86/emu.h).
+function(dejavm_stage_test name stage)
+  cmake_parse_arguments(arg "" "TIMEOUT" "ARGS;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  add_test(NAME ${name}_stage${stage} COMMAND ${name} ${arg_ARGS})
+  set_tests_properties(${name}_stage${stage} PROPERTIES ENVIRONMENT DEJAVM_EMU_STAGES=${stage} TIMEOUT ${arg_TIMEOUT}
+    LABELS "${arg_LABELS}" SKIP_RETURN_CODE 77)
+endfunction()

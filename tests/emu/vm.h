@@ -26,6 +26,7 @@
 #define VM_STACK     0x1ff000u
 #define VM_ALIAS     0x1000000u
 #define VM_TSS       0x3000u
+#define VM_PD_LOW    0x12000u /* page directory of linear 0..1 GiB */
 #define VM_PT_LOW    0x13000u /* page table of linear 0..2 MiB */
 
 enum { VM_CS = 0x08, VM_DS = 0x10, VM_USER_CS = 0x1b, VM_USER_DS = 0x23, VM_TR = 0x28, VM_CS32 = 0x38 };

@@ -1,0 +1,189 @@
+/*
+ * Stage 2 against stage 1: programs that need what translated code does in ways of its own run in two guests, one for each stage, which
+ * are stopped at the same random positions and have to be equal in every register and in RAM.
+ */
+#include "tests/emu/vm.h"
+
+#include <string.h>
+
+#define DECLARE(name) extern const uint8_t stages_##name[], stages_##name##_end[]
+DECLARE(gs);
+DECLARE(frame);
+DECLARE(modify);
+DECLARE(remap);
+DECLARE(table);
+DECLARE(flags);
+DECLARE(strings);
+DECLARE(vectors);
+
+#define DATA 0x190000u
+
+typedef void (*prepare_fn)(struct vm *vm, struct vcpu_state *s);
+
+static struct vm *start(const uint8_t *code, const uint8_t *end, enum emu_stages stages, prepare_fn prepare)
+{
+    struct vm *vm = vm_create(code, end);
+    emu_set_stages(vm->engine, stages);
+    uint64_t random = 1, *data = vm_at(vm, DATA);
+    for (unsigned i = 0; i < 1024; i++)
+        data[i] = vm_random(&random);
+    struct vcpu_state s = *vm_state(vm);
+    s.gpr[GPR_RDI] = DATA;
+    prepare(vm, &s);
+    emu_ram_reset(vm->engine);
+    vm_set_state(vm, &s);
+    return vm;
+}
+
+static void check(const uint8_t *code, const uint8_t *end, prepare_fn prepare)
+{
+    uint64_t random = 3;
+    for (unsigned slice = 100; slice <= 10000; slice *= 10) {
+        struct vm *one = start(code, end, EMU_STAGE_1_ONLY, prepare);
+        struct vm *two = start(code, end, EMU_STAGE_2_ONLY, prepare);
+        int stop = ENGINE_STOP_LIMIT;
+        while (stop == ENGINE_STOP_LIMIT) {
+            position_t limit = vm_position(one) + 1 + vm_random(&random) % slice;
+            stop = vm_run(one, limit);
+            assert_int_equal(vm_run(two, limit), stop);
+            assert_int_equal(vm_position(two), vm_position(one));
+            vm_assert_same(one, two);
+        }
+        assert_int_equal(stop, ENGINE_STOP_HALT);
+        const struct emu_profile *profile = emu_profile(two->engine);
+        if (profile && slice >= 1000)
+            assert_true(profile->steps_translated > vm_position(two) / 4);
+        vm_destroy(one);
+        vm_destroy(two);
+    }
+}
+
+static void nothing(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    (void)s;
+}
+
+static void flags_survive_memory_accesses(void **state)
+{
+    (void)state;
+    check(stages_flags, stages_flags_end, nothing);
+}
+
+static void prepare_gs(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->seg[SEG_GS].base = DATA - VM_CODE;
+    s->gpr[GPR_RBX] = 8;
+}
+
+static void gs_operands_have_the_base_added(void **state)
+{
+    (void)state;
+    check(stages_gs, stages_gs_end, prepare_gs);
+}
+
+/* The second page is not the next one in RAM. */
+static void prepare_frame(struct vm *vm, struct vcpu_state *s)
+{
+    enum { PRESENT_WRITABLE = 3 };
+    vm_set_page(vm, DATA + PAGE_SIZE_BYTES, (DATA + 5 * PAGE_SIZE_BYTES) | PRESENT_WRITABLE);
+    s->gpr[GPR_RSP] = DATA + PAGE_SIZE_BYTES + 20;
+}
+
+static void a_stack_frame_may_lie_on_two_pages(void **state)
+{
+    (void)state;
+    check(stages_frame, stages_frame_end, prepare_frame);
+}
+
+static void prepare_modify(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->gpr[GPR_RDI] = VM_CODE;
+    s->gpr[GPR_RSI] = DATA;
+}
+
+static void code_that_is_overwritten_by_its_own_block_is_executed_as_written(void **state)
+{
+    (void)state;
+    check(stages_modify, stages_modify_end, prepare_modify);
+}
+
+static void prepare_remap(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->gpr[GPR_RSI] = VM_PT_LOW + DATA / PAGE_SIZE_BYTES * 8;
+}
+
+static void a_page_that_is_mapped_elsewhere_is_found_there_at_once(void **state)
+{
+    (void)state;
+    check(stages_remap, stages_remap_end, prepare_remap);
+}
+
+/* The page table of 2 to 4 MiB is a page of data until it is used. */
+static void prepare_table(struct vm *vm, struct vcpu_state *s)
+{
+    enum { PRESENT_WRITABLE = 3, TABLE = DATA + 0x2000, ONE = DATA + 0x3000, TWO = DATA + 0x4000 };
+    memcpy(vm_at(vm, VM_PD_LOW + 8), &(uint64_t){TABLE | PRESENT_WRITABLE}, 8);
+    memcpy(vm_at(vm, TABLE), &(uint64_t){ONE | PRESENT_WRITABLE}, 8);
+    memcpy(vm_at(vm, ONE), &(uint64_t){1}, 8);
+    memcpy(vm_at(vm, TWO), &(uint64_t){2}, 8);
+    s->gpr[GPR_RDI] = TABLE;
+    s->gpr[GPR_RSI] = 0x200000;
+    s->gpr[GPR_R8] = TWO | PRESENT_WRITABLE;
+    s->gpr[GPR_R9] = ONE | PRESENT_WRITABLE;
+}
+
+static void a_page_that_becomes_a_page_table_is_known_as_one_at_once(void **state)
+{
+    (void)state;
+    check(stages_table, stages_table_end, prepare_table);
+}
+
+static void prepare_strings(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->gpr[GPR_RDX] = 60;
+}
+
+static void string_instructions_do_the_same(void **state)
+{
+    (void)state;
+    check(stages_strings, stages_strings_end, prepare_strings);
+}
+
+static void prepare_vectors(struct vm *vm, struct vcpu_state *s)
+{
+    double third = 1.0 / 3;
+    memcpy(vm_at(vm, DATA + 8), &third, sizeof third);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(vm_at(vm, DATA + 32 + 8 * i), &third, sizeof third);
+    s->cr4 |= CR4_OSXSAVE;
+    s->xcr0 = 7;
+    memcpy(vm_at(vm, DATA + 136), &(uint32_t){200}, 4);
+}
+
+static void vector_registers_and_rounding_are_kept(void **state)
+{
+    (void)state;
+    if (!__builtin_cpu_supports("avx2"))
+        skip();
+    check(stages_vectors, stages_vectors_end, prepare_vectors);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(flags_survive_memory_accesses),
+        cmocka_unit_test(gs_operands_have_the_base_added),
+        cmocka_unit_test(a_stack_frame_may_lie_on_two_pages),
+        cmocka_unit_test(code_that_is_overwritten_by_its_own_block_is_executed_as_written),
+        cmocka_unit_test(a_page_that_is_mapped_elsewhere_is_found_there_at_once),
+        cmocka_unit_test(a_page_that_becomes_a_page_table_is_known_as_one_at_once),
+        cmocka_unit_test(string_instructions_do_the_same),
+        cmocka_unit_test(vector_registers_and_rounding_are_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
