@@ -45,6 +45,7 @@ static int housekeeping(struct recorder *r, struct error *err)
         int status = trace_writer_flush(r->writer, err);
         if (status < 0)
             return status;
+        buffer_free(&r->image); /* it is in the trace now */
     }
     if (r->options.progress && now - r->last_progress_ns >= RECORD_FLUSH_NS) {
         r->last_progress_ns = now;

@@ -32,7 +32,8 @@ extern const char *const linux_dejavm_machines[DEJAVM_MACHINE_COUNT];
 #define ROW_COUNT  (ROW_HOST + 1)
 
 struct cell {
-    double wall[RUNS_MAX], cpu[RUNS_MAX], whole[RUNS_MAX]; /* s; whole: from start to exit */
+    double wall[RUNS_MAX], cpu[RUNS_MAX];             /* s */
+    double whole_wall[RUNS_MAX], whole_cpu[RUNS_MAX]; /* from start to exit */
     unsigned count, failed;
     char why[160]; /* of the last failure */
 };

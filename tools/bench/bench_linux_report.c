@@ -56,12 +56,10 @@ static void print_ratios(const struct bench_linux *b, const struct work *work, c
     print_ratio("QEMU's best plain run / dejavm's best record", best_of(b, r, 0, ROW_DEJAVM, PLAIN), record);
     print_ratio("dejavm's best record / the host itself", record, host);
     print_ratio("dejavm's best replay / the host itself", replay, host);
-    double whole = cell_median(&d[REPLAY], d[REPLAY].whole);
+    double whole = cell_median(&d[REPLAY], b->cpu ? d[REPLAY].whole_cpu : d[REPLAY].whole_wall);
     if (work->boot) {
-        print_ratio("minimal: sealing / replay, both from start to exit",
-                    cell_median(&d[SEAL], d[SEAL].whole), whole);
-        print_ratio("minimal: verifying / replay, both from start to exit",
-                    cell_median(&d[VERIFY], d[VERIFY].whole), whole);
+        print_ratio("minimal: sealing / replay, both from start to exit", shown(b, &d[SEAL]), whole);
+        print_ratio("minimal: verifying / replay, both from start to exit", shown(b, &d[VERIFY]), whole);
     }
 }
 
@@ -126,7 +124,8 @@ static void json_cell(struct json *j, unsigned row, unsigned column, const struc
     json_string(j, "run", column_names[column]);
     json_us(j, "wall_us", cell_median(c, c->wall));
     json_us(j, "cpu_us", cell_median(c, c->cpu));
-    json_us(j, "whole_wall_us", cell_median(c, c->whole));
+    json_us(j, "whole_wall_us", cell_median(c, c->whole_wall));
+    json_us(j, "whole_cpu_us", cell_median(c, c->whole_cpu));
     json_u64(j, "failed", c->failed);
     if (c->failed)
         json_text(j, "why", (const uint8_t *)c->why, strlen(c->why));

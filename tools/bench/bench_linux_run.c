@@ -62,7 +62,8 @@ static void take(struct cell *c, const struct work *work, bool marks, int result
         snprintf(c->why, sizeof(c->why), "%.150s", result < 0 ? err->message : "the work did not run");
         return;
     }
-    c->whole[c->count] = t->total.wall_s;
+    c->whole_wall[c->count] = t->total.wall_s;
+    c->whole_cpu[c->count] = t->total.cpu_s;
     c->cpu[c->count] = m.cpu_s;
     c->wall[c->count++] = m.wall_s;
 }
