@@ -15,6 +15,7 @@ import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "debug"))
+import document_test
 import gdbtest
 from gdbtest import Case, Process, Server, arguments_of, parts_of, position, run
 
@@ -228,6 +229,25 @@ class Sessions:
         server.wait_for("you typed 1 characters: x")
         server.say("quit")
         self.matches(self.ended(server), r"guest ended: debug-exit status 0")
+
+
+class Document(Live):
+    """The commands of docs/debugging.md, in blocks of their own kind, print what it shows."""
+
+    engine = "emu"
+
+    def test_chapter(self):
+        with open(os.path.join(HERE, "../../docs/debugging.md")) as file:
+            blocks = document_test.console_blocks(file.read().replace("```console-live\n", "```console\n"))
+        steps = [step for block in blocks for step in block]
+        first = next(i for i, (_, command, _) in enumerate(steps) if "debug --live" in command)
+        shown = [(command, output) for prompt, command, output in steps[first:] if prompt == "(gdb)"]
+        last = max(i for i, (command, _) in enumerate(shown) if command == "reverse-stepi")
+        shown = shown[: last + 1]
+        self.assertGreater(len(shown), 9)
+        parts, _, _ = self.debug("racy", *(command for command, _ in shown))
+        for (command, expected), actual in zip(shown, parts):
+            self.assertIsNone(document_test.differs(expected, actual.splitlines()), command)
 
 
 class Emu(Sessions, Live):
