@@ -83,34 +83,43 @@ void record_watch(void *context, const struct pollfd *fds, size_t count, void (*
     record_host_watch(r->host, fds, count);
 }
 
+static uint64_t guest_clock_at(struct recorder *r, uint64_t host_ns)
+{
+    return r->is_kvm ? host_ns : record_clock_read(&r->clock, host_ns, r->engine->ops->position(r->engine));
+}
+
 uint64_t record_guest_clock_ns(struct recorder *r)
 {
-    uint64_t host = record_host_now_ns(r->host);
-    return r->is_kvm ? host : record_clock_read(&r->clock, host, r->engine->ops->position(r->engine));
+    return guest_clock_at(r, record_host_now_ns(r->host));
+}
+
+static bool deadline_by_steps_at(const struct recorder *r, uint64_t deadline_ns, uint64_t host_ns)
+{
+    if (r->is_kvm || deadline_ns == UINT64_MAX)
+        return false;
+    return r->clock.is_virtual || (deadline_ns > machine_clock_ns(r->machine) && deadline_ns <= host_ns);
 }
 
 bool record_deadline_by_steps(const struct recorder *r, uint64_t deadline_ns)
 {
-    if (r->is_kvm || deadline_ns == UINT64_MAX)
-        return false;
-    return r->clock.is_virtual ||
-           (deadline_ns > machine_clock_ns(r->machine) && deadline_ns <= record_host_now_ns(r->host));
+    return deadline_by_steps_at(r, deadline_ns, record_host_now_ns(r->host));
 }
 
-/* Devices see one time per access. */
+/* Devices see one time per access. Returns the host's: asking for it takes as long as the rest of a crossing. */
 static uint64_t enter_devices(struct recorder *r)
 {
-    machine_set_clock_ns(r->machine, record_guest_clock_ns(r));
+    uint64_t host_ns = record_host_now_ns(r->host);
+    machine_set_clock_ns(r->machine, guest_clock_at(r, host_ns));
     record_clock_access(&r->clock);
     r->spin_since_ns = 0;
-    return record_host_now_ns(r->host);
+    return host_ns;
 }
 
 /* A device's next deadline may be nearer now; true: the session has to see to it. */
-static bool watch_deadline(struct recorder *r)
+static bool watch_deadline(struct recorder *r, uint64_t host_ns)
 {
     uint64_t deadline = machine_next_deadline_ns(r->machine);
-    if (record_deadline_by_steps(r, deadline))
+    if (deadline_by_steps_at(r, deadline, host_ns))
         return deadline < r->step_deadline_ns || r->clock.is_virtual; /* the crossing has taken some time */
     record_host_arm(r->host, deadline);
     return false;
@@ -120,8 +129,9 @@ static bool watch_deadline(struct recorder *r)
 static int leave_devices(struct recorder *r, uint64_t entered_ns)
 {
     record_offer_input(r);
-    bool nearer = watch_deadline(r);
-    r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
+    bool nearer = watch_deadline(r, entered_ns);
+    if (r->is_kvm) /* who tells where the time of such a recording went */
+        r->time_in_devices_ns += record_host_now_ns(r->host) - entered_ns;
     if (r->failed)
         return r->error.code;
     if (nearer || r->debug.stop.reason != RECORDER_STOP_NONE || machine_work_waits(r->machine) ||

@@ -21,6 +21,8 @@ INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# The kernel measures the TSC a second time for a second or so, before it trusts it.
+i=0; while [ $i -lt 30 ] && grep -q early /sys/devices/system/clocksource/clocksource0/current_clocksource; do sleep 1; i=$((i+1)); done
 echo "=== interrupts"
 cat /proc/interrupts
 echo "=== clocks"
