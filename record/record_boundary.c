@@ -25,17 +25,22 @@ static void catch_event(struct recorder *r, const struct event *event)
     r->debug.stop.event.landmark = NULL;
 }
 
+/* The count of a vCPU that was moved into the emulator is not its position. */
+static int write_counted(struct recorder *r, const struct event *event)
+{
+    struct event written = *event;
+    if (event->place != PLACE_PREVIOUS)
+        r->place_position = event->position;
+    written.position = POSITION_UNKNOWN;
+    return trace_writer_event(r->writer, &written, &r->error);
+}
+
 int record_event(struct recorder *r, const struct event *event)
 {
     if (r->failed)
         return r->error.code;
-    struct event written = *event;
-    if (!r->positions) { /* the count of a vCPU that was moved into the emulator is not its position */
-        if (event->place != PLACE_PREVIOUS)
-            r->place_position = event->position;
-        written.position = POSITION_UNKNOWN;
-    }
-    int status = trace_writer_event(r->writer, &written, &r->error);
+    int status =
+        recorder_in_emulator(r) ? write_counted(r, event) : trace_writer_event(r->writer, event, &r->error);
     if (status < 0)
         r->failed = true;
     catch_event(r, event);

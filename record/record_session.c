@@ -364,6 +364,8 @@ int recorder_resume(struct recorder *r, const struct recorder_request *request, 
 
 int recorder_sync(struct recorder *r, struct error *err)
 {
+    if (!r->ending.ended && !can_name_place(r))
+        return error_set(err, -EAGAIN, "the vCPU stands in the middle of something: let it go on a little");
     int status = r->ending.ended ? 0 : record_digest(r, err);
     return status < 0 ? status : trace_writer_flush(r->writer, err);
 }

@@ -310,6 +310,9 @@ static const char *const paragraphs[] = {
     "The guest's program comes out of the trace; GDB finds its sources where they were when it was compiled "
     "(or see GDB's 'set "
     "substitute-path').",
+    "With --live it is a guest that is recorded while GDB holds it, from its first instruction on; backwards "
+    "leads into "
+    "what was recorded so far, and forwards out of it again. The recording ends with GDB, and is sealed.",
     "The exit status is GDB's, once it was started.",
     NULL,
 };
@@ -338,6 +341,7 @@ static const struct operand_spec gdb_arguments = {.name = "GDB-ARGUMENT",
                                                   .text = "Given to GDB as they are, after dejavm's own."};
 static const struct example_spec examples[] = {
     {"dejavm debug kernel.dvm", "Why did it crash?"},
+    {"dejavm debug --live kernel.elf", "Hold a guest from its first instruction on, and record it."},
     {"dejavm debug kernel.dvm -- -batch -ex bt", "Print the stack at the crash."},
     {0},
 };

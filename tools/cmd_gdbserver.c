@@ -83,6 +83,11 @@ static const char *const paragraphs[] = {
     "Lets a debugger that speaks GDB's remote protocol look at a trace and move through it, in both "
     "directions. "
     "One client at a time; when it leaves, the next one can come. Ctrl-C ends the server.",
+    "With --live it is a guest that is recorded while GDB holds it; backwards leads into what was recorded "
+    "so "
+    "far, and forwards out of it again. The guest stands at its start until GDB connects. When GDB detaches "
+    "it runs on; 'kill' in GDB, or Ctrl-C here, "
+    "ends the recording, which is then sealed.",
     "'dejavm debug' starts GDB as well, and is simpler where GDB runs on the same machine.",
     "Who can connect can read all of the recording: listen on other addresses than 127.0.0.1 only in "
     "networks that you "
