@@ -14,14 +14,20 @@
 #include "core/x86/inspect.h"
 #include "replay/replay.h"
 
-enum { PAGES_MAX = 8192, AT_A_TIME_MAX = 64, SLOW_S = 20 };
+enum { SPOTS_MAX = 16384, AT_A_TIME_MAX = 16, SLOW_S = 20 };
+
+struct spot {
+    uint8_t *at;
+    size_t length;
+};
 
 struct subject {
     struct guest_ram *ram; /* a copy */
     struct vcpu_state state;
-    struct linux_guest *guest; /* opened while all was well */
-    gpa_t pages[PAGES_MAX];    /* where is changed */
-    size_t page_count;
+    struct linux_guest *guest;    /* opened while all was well */
+    struct spot spots[SPOTS_MAX]; /* where is changed */
+    size_t spot_count;
+    bool tables_wanted;  /* while spots are chosen: page tables too */
     size_t living_count; /* the first ones: of what changes as the kernel runs */
     uint64_t random;
     uint64_t tasks, messages, frames, symbols, opened; /* found, all together */
@@ -48,34 +54,73 @@ static void die(const char *what, const struct error *err)
 
 /* ---- the memory, and where to change it ---- */
 
-static void add_page(struct subject *s, gpa_t gpa)
+static void add_spot(struct subject *s, gpa_t gpa, size_t length)
 {
-    gpa &= ~PAGE_MASK;
-    for (size_t i = 0; i < s->page_count; i++)
-        if (s->pages[i] == gpa)
-            return;
-    if (s->page_count < PAGES_MAX && ram_offset(s->ram, gpa) != RAM_NO_OFFSET)
-        s->pages[s->page_count++] = gpa;
+    uint64_t offset = ram_offset(s->ram, gpa);
+    if (s->spot_count < SPOTS_MAX && offset != RAM_NO_OFFSET && length >= 8)
+        s->spots[s->spot_count++] = (struct spot){s->ram->host + offset, length & ~(size_t)7};
 }
 
-/* The pages of a range, and those of the page tables on the way to it. */
+/* A range, and the page-table entries on the way to it. */
 static void add_range(struct subject *s, gva_t address, size_t length)
 {
-    for (gva_t at = address & ~PAGE_MASK; at < address + length; at += PAGE_SIZE_BYTES) {
+    gva_t end = address + length;
+    for (gva_t at = address & ~7ull; at < end;) {
         struct x86_walk walk;
+        gva_t next = (at | PAGE_MASK) + 1;
         x86_walk(s->ram, &s->state, at, &walk);
-        for (unsigned i = 0; i < walk.count; i++)
-            add_page(s, walk.step[i].entry);
         if (walk.mapped)
-            add_page(s, walk.gpa);
+            add_spot(s, walk.gpa, (next < end ? next : end) - at);
+        for (unsigned i = 0; i < walk.count && s->tables_wanted; i++)
+            add_spot(s, walk.step[i].entry, 8);
+        at = next;
     }
+}
+
+/* What a member of an object points to, which is returned. */
+static uint64_t add_pointed(struct subject *s, gva_t object, const char *structure, const char *member,
+                            size_t length)
+{
+    const struct linux_view view = view_of(s);
+    uint32_t offset;
+    uint64_t pointer;
+    if (!linux_member(s->guest, structure, member, &offset, NULL) ||
+        linux_read(s->guest, &view, object + offset, &pointer, sizeof(pointer)) != sizeof(pointer))
+        return 0;
+    add_range(s, pointer, length);
+    return pointer;
+}
+
+static void add_member(struct subject *s, gva_t object, const char *structure, const char *member)
+{
+    uint32_t offset, size;
+    if (linux_member(s->guest, structure, member, &offset, &size))
+        add_range(s, object + offset, size < 8 ? 8 : size);
 }
 
 static bool add_task(void *context, const struct linux_task *task)
 {
-    add_range(context, task->address, 8192);
-    add_range(context, task->saved_sp, 64);
+    static const char *const members[] = {"pid",   "comm",        "tasks", "real_parent", "signal",
+                                          "stack", "thread_node", "mm",    "thread.sp"};
+    for (size_t i = 0; i < ARRAY_LEN(members); i++)
+        add_member(context, task->address, "task_struct", members[i]);
+    add_pointed(context, task->address, "task_struct", "signal", 64);
+    add_range(context, task->saved_sp, 512);
     return true;
+}
+
+static void add_module(struct subject *s, const struct linux_module *module)
+{
+    static const char *const members[] = {"list", "name",        "state", "kallsyms", "sect_attrs",
+                                          "arch", "core_layout", "mem",   "refcnt",   "source_list"};
+    for (size_t i = 0; i < ARRAY_LEN(members); i++)
+        add_member(s, module->address, "module", members[i]);
+    add_pointed(s, module->address, "module", "sect_attrs", 64);
+    uint64_t kallsyms = add_pointed(s, module->address, "module", "kallsyms", 64);
+    add_pointed(s, kallsyms, "mod_kallsyms", "symtab", 1024);
+    add_pointed(s, kallsyms, "mod_kallsyms", "strtab", 256);
+    if (module->symbol_count > 0)
+        add_range(s, module->symbols[0].address, 64);
 }
 
 static void add_symbol(struct subject *s, const char *name, size_t length)
@@ -85,26 +130,31 @@ static void add_symbol(struct subject *s, const char *name, size_t length)
         add_range(s, address, length);
 }
 
-static void choose_pages(struct subject *s)
+static void choose_spots(struct subject *s)
 {
     const struct linux_view view = view_of(s);
     struct linux_modules *modules;
     struct error err = {0};
+    s->tables_wanted = true;
     add_symbol(s, "linux_banner", 64);
-    add_symbol(s, "init_task", 4096);
+    s->tables_wanted = false;
     add_symbol(s, "modules", 16);
     add_symbol(s, "prb", 8);
-    add_symbol(s, "printk_rb_static", 128);
+    for (unsigned i = 0; i < 8; i++) /* so that they are chosen as often as the many others */
+        add_symbol(s, "printk_rb_static", 128);
     add_symbol(s, "_printk_rb_static_descs", 16384);
     add_symbol(s, "_printk_rb_static_infos", 16384);
     if (linux_tasks(s->guest, &view, add_task, s, NULL, &err) ||
         linux_modules_read(&modules, s->guest, &view, &err))
         die("the guest as it was", &err);
     for (size_t i = 0; i < modules->count; i++)
-        add_range(s, modules->list[i].address, 1024);
+        for (unsigned j = 0; j < 4; j++)
+            add_module(s, &modules->list[i]);
     linux_modules_free(modules);
-    s->living_count = s->page_count;
-    add_symbol(s, "__start_BTF", 16384);
+    s->living_count = s->spot_count;
+    for (unsigned i = 0; i < 1024; i++)
+        add_symbol(s, "__start_BTF", 24);
+    add_symbol(s, "__start_BTF", 65536);
     add_symbol(s, "__start_orc_unwind", 4096);
     add_symbol(s, "__start_rodata", 12 << 20); /* the symbol table has no symbols of its own */
 }
@@ -203,12 +253,12 @@ struct change {
     uint8_t bytes[8];
 };
 
-static void change(struct subject *s, size_t pages, struct change *c)
+static void change(struct subject *s, size_t first, size_t count, struct change *c)
 {
     static const uint64_t values[] = {0, 1, UINT64_MAX, 0x8000000000000000ull, 0x7fffffff, 0xfffff000};
     uint64_t value;
-    uint8_t *page = s->ram->host + ram_offset(s->ram, s->pages[next(s) % pages]);
-    c->at = page + next(s) % (PAGE_SIZE_BYTES / 8) * 8;
+    const struct spot *spot = &s->spots[first + next(s) % count];
+    c->at = spot->at + next(s) % (spot->length / 8) * 8;
     memcpy(c->bytes, c->at, sizeof(c->bytes));
     memcpy(&value, c->at, sizeof(value));
     switch (next(s) % 4) {
@@ -216,7 +266,7 @@ static void change(struct subject *s, size_t pages, struct change *c)
         value = values[next(s) % ARRAY_LEN(values)];
         break;
     case 1: /* a pointer to elsewhere: lists get loops */
-        memcpy(&value, page + next(s) % (PAGE_SIZE_BYTES / 8) * 8, sizeof(value));
+        memcpy(&value, s->spots[next(s) % s->living_count].at, sizeof(value));
         break;
     case 2:
         value += next(s) % 512 - 256;
@@ -232,8 +282,11 @@ static void round_of(struct subject *s, size_t count, bool anew)
 {
     struct change changes[AT_A_TIME_MAX];
     struct timespec before, after;
+    /* Of what is living, anywhere; of what is read in the beginning, close together, so that most of it stays good. */
+    size_t first = anew ? s->living_count + next(s) % (s->spot_count - s->living_count) : 0;
+    size_t spots = anew ? 1 : s->living_count;
     for (size_t i = 0; i < count; i++)
-        change(s, anew ? s->page_count : s->living_count, &changes[i]);
+        change(s, first, spots, &changes[i]);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
     if (anew)
         open_anew(s);
@@ -250,8 +303,8 @@ static void round_of(struct subject *s, size_t count, bool anew)
 
 int main(int argc, char **argv)
 {
-    enum { ANEW_EVERY = 16 };
-    struct subject s = {0};
+    enum { ANEW_EVERY = 20 };
+    static struct subject s;
     struct error err = {0};
     if (argc != 5) {
         fprintf(stderr, "usage: linux_mutations TRACE POSITION COUNT SEED\n");
@@ -263,7 +316,7 @@ int main(int argc, char **argv)
     const struct linux_view view = view_of(&s);
     if (linux_guest_open(&s.guest, &view, &err))
         die("the guest as it was", &err);
-    choose_pages(&s);
+    choose_spots(&s);
     for (uint64_t round = 0; done < wanted; round++) {
         size_t count = 1 + next(&s) % AT_A_TIME_MAX;
         round_of(&s, count, round % ANEW_EVERY == 0);
@@ -274,9 +327,9 @@ int main(int argc, char **argv)
     if (linux_guest_open(&s.guest, &view, &err))
         die("the guest afterwards", &err);
     linux_guest_close(s.guest);
-    printf("%zu places changed in %zu pages: %" PRIu64 " tasks, %" PRIu64 " messages, %" PRIu64
+    printf("%zu places changed in %zu ranges: %" PRIu64 " tasks, %" PRIu64 " messages, %" PRIu64
            " frames, %" PRIu64 " symbols of modules, %" PRIu64 " kernels opened\n",
-           done, s.page_count, s.tasks, s.messages, s.frames, s.symbols, s.opened);
+           done, s.spot_count, s.tasks, s.messages, s.frames, s.symbols, s.opened);
     ram_destroy(s.ram);
     return 0;
 }
