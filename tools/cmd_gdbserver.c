@@ -88,7 +88,8 @@ static const char *const paragraphs[] = {
     "far, and forwards out of it again. The guest stands at its start until GDB connects. When GDB detaches "
     "it runs on; 'kill' in GDB, or Ctrl-C here, "
     "ends the recording, which is then sealed.",
-    "'dejavm debug' starts GDB as well, and is simpler where GDB runs on the same machine.",
+    "'dejavm debug' starts GDB as well, and is simpler where GDB runs on the same machine. Of a Linux guest, "
+    "'dejavm symbols' writes the file that GDB needs.",
     "Who can connect can read all of the recording: listen on other addresses than 127.0.0.1 only in "
     "networks that you "
     "trust.",
