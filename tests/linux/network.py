@@ -42,7 +42,7 @@ httpd -p 80 -h /www
 echo listening
 nc -l -p 7777 >/tmp/said
 echo "the host said: $(cat /tmp/said)"
-wget -q -O - http://10.0.2.2:{closed}/ 2>&1
+wget -q -O - http://10.0.2.2:{closed}/ 2>&1 || true
 """
 
 
