@@ -270,6 +270,7 @@ static enum step exec_unmasked(struct emu *e, const struct plan *p, gva_t linear
         run_quietly(e, p, operand, quiet | MXCSR_FTZ, x87);
         tiny = (e->cpu.fpu.mxcsr & MXCSR_UE) != 0;
         restore(e, &before);
+        tiny |= simd_hides_tiny(e, p, mxcsr);
     }
     /* An unmasked underflow makes FTZ ineffective. */
     run_quietly(e, p, operand, unmasked & MXCSR_UE ? quiet & ~MXCSR_FTZ : quiet, x87);

@@ -344,6 +344,22 @@ static uint32_t dot_flags(const struct description *d, const struct plan *p, con
     return flags;
 }
 
+bool simd_hides_tiny(const struct emu *e, const struct plan *p, uint32_t mxcsr)
+{
+    if (p->mnemonic != ZYDIS_MNEMONIC_VCVTPS2PH)
+        return false;
+    struct description d = describe(p);
+    struct operands o = find_operands(e, p, &d, NULL); /* its memory operand is the result */
+    for (unsigned i = 0; i < o.count; i++) {
+        struct number x = strip(element(o.b, i, false, mxcsr));
+        int first = x.exponent + (int)width(x.mantissa) - 1;
+        if (x.finite && x.mantissa && first < half.lowest + (int)half.precision - 1 &&
+            x.exponent >= half.lowest)
+            return true;
+    }
+    return false;
+}
+
 uint32_t simd_unmasked_flags(const struct emu *e, const struct plan *p, const uint8_t *memory, uint32_t mxcsr,
                              uint32_t found)
 {

@@ -105,6 +105,12 @@ void fx_load_xmm(struct emu *e, const struct plan *p, const uint8_t *image);
 uint32_t simd_unmasked_flags(const struct emu *e, const struct plan *p, const uint8_t *memory, uint32_t mxcsr,
                              uint32_t found);
 
+/*
+ * True when the instruction has a tiny result that is exact, which raises an unmasked underflow, and that no flag shows, with FTZ or
+ * without: VCVTPS2PH, which FTZ is nothing to (SDM 2, VCVTPS2PH). Registers are as they were before it. simd_flags.c
+ */
+bool simd_hides_tiny(const struct emu *e, const struct plan *p, uint32_t mxcsr);
+
 /* AH as LAHF has it, and bit 3 of AL for OF: what the stub's ADD AL, 0x78 and SAHF take. */
 static inline uint32_t stub_pack_flags(uint64_t rflags)
 {

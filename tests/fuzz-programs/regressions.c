@@ -3,7 +3,8 @@
 
 #include "tests/fuzz-programs/program.h"
 
-#define MXCSR_INVALID_UNMASKED 0x1f00u
+#define MXCSR_INVALID_UNMASKED   0x1f00u
+#define MXCSR_UNDERFLOW_UNMASKED 0x1780u
 
 struct regression {
     const char *what;
@@ -38,6 +39,11 @@ static const struct regression regressions[] = {
      0,
      5,
      {0xd9, 0xe8, 0x0f, 0xf7, 0xc1}},
+    {"VCVTPS2PH of a number that is tiny, and exact", /* movd xmm0, edi; vcvtps2ph xmm1, xmm0, 0 */
+     0x37800000,
+     MXCSR_UNDERFLOW_UNMASKED,
+     10,
+     {0x66, 0x0f, 0x6e, 0xc7, 0xc4, 0xe3, 0x79, 0x1d, 0xc1, 0x00}},
     /* bsf r11d, edi; bsr r15, rdi; bsf r10d, edi */
     {"BSF and BSR of 0 leave their destination as it is",
      0,
