@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/x86/inspect.h"
 #include "tools/command.h"
 #include "tools/live_target.h"
 
@@ -29,6 +30,8 @@ struct visit {
     uint64_t registers;
     struct hash128 ram;
     bool with_ram;
+    gva_t stack; /* the page that RSP points into, as the debugger reads it */
+    uint64_t stack_hash, physical_hash;
 };
 
 struct walk {
@@ -66,6 +69,7 @@ static void visit(struct walk *w)
 {
     static struct error err;
     static const struct timeline_interrupt none;
+    static uint8_t page[PAGE_SIZE_BYTES];
     struct live_target *t = w->t;
     struct visit *v = &w->visits[w->count++];
     bool present = !t->in_history;
@@ -73,6 +77,12 @@ static void visit(struct walk *w)
                         .with_ram = !present || recorder_position(w->recorder) != POSITION_UNKNOWN};
     const struct guest_ram *ram = present ? recorder_ram(w->recorder) : trace_target_ram(t->history);
     must(ram_digest(ram, &v->ram, &err), &err);
+    v->stack = t->target.ops->state(&t->target)->gpr[GPR_RSP] & ~(gva_t)PAGE_MASK;
+    size_t length = t->target.ops->read(&t->target, v->stack, page, sizeof(page));
+    v->stack_hash = hash64(page, length);
+    length = t->target.ops->read_physical(&t->target, v->stack, page,
+                                          sizeof(page)); /* the same page: an identity map */
+    v->physical_hash = hash64(page, length);
     must(live_target_complete_history(t, &none, &err), &err);
     v->position = timeline_position(t->history->timeline);
     assert_true(present == (!t->over && v->position == t->history->end));
@@ -87,6 +97,7 @@ static int by_position(const void *a, const void *b)
 static void compare_with_plain_replay(struct walk *w)
 {
     static struct error err;
+    static uint8_t page[PAGE_SIZE_BYTES];
     struct replay *r;
     qsort(w->visits, w->count, sizeof(w->visits[0]), by_position);
     must(replay_open(&r, trace_path, NULL, &err), &err);
@@ -95,6 +106,11 @@ static void compare_with_plain_replay(struct walk *w)
         must(replay_run(r, w->visits[i].position, &err), &err);
         assert_true(replay_position(r) == w->visits[i].position);
         must(ram_digest(replay_ram(r), &ram, &err), &err);
+        size_t length =
+            x86_read_virtual(replay_ram(r), replay_state(r), w->visits[i].stack, page, sizeof(page));
+        if (hash64(page, length) != w->visits[i].stack_hash ||
+            w->visits[i].physical_hash != w->visits[i].stack_hash)
+            fail_msg("position %" PRIu64 ": the debugger read another stack", w->visits[i].position);
         bool same = vcpu_state_digest(replay_state(r)) == w->visits[i].registers &&
                     (!w->visits[i].with_ram || hash128_equal(ram, w->visits[i].ram));
         if (!same)
