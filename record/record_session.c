@@ -198,11 +198,14 @@ static int run_vcpu(struct recorder *r, struct error *err)
     return 0;
 }
 
-/* A guest that hangs with interrupts off shows it by nothing but the interrupt that it does not take. */
+/*
+ * A guest that hangs with interrupts off shows it by nothing but the interrupt that it does not take. One that has never taken any is
+ * still starting: decompressing a kernel may take longer.
+ */
 static void watch_for_hang(struct recorder *r, bool waits)
 {
     uint64_t now = machine_clock_ns(r->machine);
-    if (!waits)
+    if (!waits || r->interrupts == 0)
         r->masked_since_ns = UINT64_MAX;
     else if (r->masked_since_ns == UINT64_MAX)
         r->masked_since_ns = now;
