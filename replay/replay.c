@@ -95,6 +95,11 @@ const struct replay_profile *replay_profile(const struct replay *r)
     return r->profiles ? &r->profile : NULL;
 }
 
+void replay_set_stages(struct replay *r, enum emu_stages stages)
+{
+    emu_set_stages(r->engine, stages);
+}
+
 const struct engine *replay_engine(const struct replay *r)
 {
     return r->engine;

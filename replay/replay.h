@@ -10,6 +10,7 @@
 #include "core/ram.h"
 #include "core/symbols.h"
 #include "core/vcpu_state.h"
+#include "core/x86/emu.h"
 #include "trace-format/trace_reader.h"
 
 struct replay;
@@ -59,6 +60,8 @@ struct replay_profile {
 void replay_start_profile(struct replay *r);
 /* NULL without replay_start_profile(). */
 const struct replay_profile *replay_profile(const struct replay *r);
+/* Which stages of the emulator execute from now on; mixed at first. */
+void replay_set_stages(struct replay *r, enum emu_stages stages);
 /* The emulator underneath, for its own counters. */
 const struct engine *replay_engine(const struct replay *r);
 

@@ -1,5 +1,6 @@
 /* dejavm verify */
 #include "tools/commands.h"
+#include "replay/lockstep.h"
 #include "tools/interrupt.h"
 #include "tools/session.h"
 #include "tools/status.h"
@@ -45,8 +46,34 @@ static int check_image(const char *path, struct error *err)
     return code;
 }
 
+static bool lockstep_progress(void *context, position_t position, uint64_t events)
+{
+    (void)context, (void)position, (void)events;
+    return interrupt_count() > 0;
+}
+
+static int lockstep(const char *path)
+{
+    struct error err = {0};
+    struct lockstep_totals totals;
+    struct replay_hooks hooks = {.progress = lockstep_progress};
+    struct number_text position, stops, ram, time;
+    uint64_t start = monotonic_ns();
+    interrupt_catch();
+    if (replay_lockstep(path, &hooks, NULL, &totals, &err) < 0)
+        return session_fail(&err);
+    put_printable(stdout, (const uint8_t *)path, strlen(path));
+    printf(": both stages of the emulator agree: %s steps, registers compared at %s positions, RAM at %s, in "
+           "%s\n",
+           number_format(totals.position, &position), number_format(totals.stops, &stops),
+           number_format(totals.ram_compared, &ram), duration_format(monotonic_ns() - start, &time));
+    return finish_output(STATUS_OK);
+}
+
 static int run(const struct arguments *arguments)
 {
+    if (argument_flag(arguments, "lockstep"))
+        return lockstep(arguments->operand[0]);
     struct error err = {0};
     struct replay_totals totals = {0};
     const char *path = arguments->operand[0];
@@ -71,7 +98,14 @@ static const char *const paragraphs[] = {
     "digest of registers and memory. Prints one line with what was checked.",
     NULL,
 };
-static const struct option_spec options[] = {{0}};
+static const struct option_spec options[] = {{.name = "lockstep",
+                                              .text =
+                                                  "Replay with both stages of the emulator side by side, one "
+                                                  "that translates guest code and one that does "
+                                                  "not, and compare all registers every 2000 steps or so, "
+                                                  "and memory now and then. Names the first position "
+                                                  "that shows a difference. Takes several times as long."},
+                                             {0}};
 static const struct operand_spec operands[] = {{.name = "TRACE", .text = "The trace file."}, {0}};
 static const struct example_spec examples[] = {
     {"dejavm verify kernel.dvm", "Prove that a trace copied from another machine replays here."},

@@ -107,6 +107,17 @@ static void session_console(void *context, unsigned channel, const uint8_t *data
         s->console(s->context, channel, data, length);
 }
 
+/* For who looks for a fault in the emulator, or compares its stages. */
+static int stages_from_environment(struct replay *replay, struct error *err)
+{
+    const char *text = getenv("DEJAVM_EMU_STAGES");
+    enum emu_stages stages;
+    if (!emu_stages_parse(text, &stages))
+        return error_set(err, -EINVAL, "DEJAVM_EMU_STAGES is '%s': it can be 1, 2 or mixed", text);
+    replay_set_stages(replay, stages);
+    return 0;
+}
+
 int session_open(struct session *s, const char *path, struct error *err)
 {
     struct replay_hooks hooks = {.console = session_console, .progress = session_progress, .context = s};
@@ -118,6 +129,8 @@ int session_open(struct session *s, const char *path, struct error *err)
         return code;
     interrupt_catch();
     code = replay_open(&s->replay, path, &hooks, err);
+    if (code == 0)
+        code = stages_from_environment(s->replay, err);
     if (code)
         return code;
     const struct trace_info *info = trace_reader_info(replay_reader(s->replay));
