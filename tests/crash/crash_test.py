@@ -6,7 +6,7 @@ write that caused it), and small kernels that end badly, or well.
 The commands of docs/linux-crash.md are run as well, and compared with what the document shows: words, functions and source lines, not
 numbers and addresses, which are those of another recording.
 
-usage: crash_test.py DEJAVM EXAMPLES_FOLDER LINUX_FOLDER DOCUMENT
+usage: crash_test.py DEJAVM EXAMPLES_FOLDER LINUX_FOLDER DOCUMENT [HOSTILE_GUEST]: with it, only that a hang is noticed
 """
 
 import json
@@ -24,6 +24,7 @@ from dejavm import SKIPPED, Dejavm, Failure  # noqa: E402
 
 BUILD = os.path.join(here, "../../examples/linux-crash/build")
 UNAVAILABLE = 69  # build's exit status when apt cannot deliver
+HUNG_STEPS = 12_000_000_000
 APPEND = "console=ttyS0 reboot=t panic=-1 oops=panic quiet cryptomgr.notests"
 
 
@@ -49,6 +50,22 @@ def small_guests(dejavm):
     text, _, _ = dejavm.run("crash", trace)
     expect(b"guest_exit" in text and b"console" in text, "the report in words", text.decode())
     return "small guests"
+
+
+def hung(dejavm, guest):
+    """Ten seconds of the guest's time without an interrupt taken, though they come: that is a crash, of a guest that was up."""
+    trace = dejavm.path("hung.dvm")
+    for mode in ("spin", "deaf"):  # spin has never taken any
+        dejavm.run("record", "--engine", "emu", "--clock", "virtual", "--max-steps", HUNG_STEPS, "--append", f"mode={mode}", "--force",
+                   "-o", trace, guest, timeout=600)
+        report = dejavm.json("crash", trace, timeout=600)
+        if mode == "spin":
+            expect(report["crash"] == "none", "a guest that starts slowly", report)
+    expect(report["crash"] == "told" and report["text"].startswith("hung:"), "a hung guest", report)
+    expect(symbols(report["stack"])[0].startswith(("spin", "deaf")), "where it hangs", report)
+    text, _, _ = dejavm.run("info", trace)
+    expect(b"hung: for 10 s" in text, "info", text.decode())
+    return "hung guest"
 
 
 def oops(dejavm, folder):
@@ -111,9 +128,12 @@ def document(dejavm, trace, folder, path):
 
 
 def main():
-    binary, guests, folder, path = sys.argv[1:]
+    binary, guests, folder, path = sys.argv[1:5]
     dejavm = Dejavm(binary, guests)
     try:
+        if len(sys.argv) > 5:
+            print(hung(dejavm, sys.argv[5]), flush=True)
+            return
         print(small_guests(dejavm), flush=True)
         seen, trace = oops(dejavm, folder)
         print(seen, flush=True)

@@ -14,7 +14,7 @@ MODES = {
     "ports": True, "mmio": True, "tables": True, "system": False, "triple": True, "cr3": True, "stack": True,
     "ud": True, "pf": True, "nested": False, "rep-ram": True, "rep-mmio": True, "rep-port": True,
     "rep-mmio-read": True, "rep-port-read": True, "platform": True, "halt": True,
-    "spin": True, "nowhere": True, "not-canonical": True,
+    "spin": True, "deaf": True, "nowhere": True, "not-canonical": True,
 }
 # "nested" overwrites its own code with exception frames and executes those. Where that makes an IRET with a bad selector, kvm_pvm
 # pushes the error code 0 instead of the selector (SDM 2, IRET; tests/ring0/deviations.c), and the recording diverges.

@@ -390,6 +390,24 @@ static void spin(void)
     __asm__ volatile("cli; jmp .");
 }
 
+static void tick(struct interrupt_frame *frame)
+{
+    (void)frame;
+    pic_end_of_interrupt(0);
+}
+
+/* Takes an interrupt as it should, and then none any more. */
+static void deaf(void)
+{
+    pic_init();
+    interrupt_set_handler(32, tick);
+    pic_enable(0);
+    pit_start(100);
+    wait_for_interrupt();
+    interrupts_disable();
+    spin();
+}
+
 static void jump_to(uint64_t address)
 {
     __asm__ volatile("jmp *%0" : : "r"(address));
@@ -429,6 +447,7 @@ static const struct {
     {"platform", platform, true},
     {"halt", halt, false},
     {"spin", spin, false},
+    {"deaf", deaf, false},
     {"nowhere", nowhere, false},
     {"not-canonical", not_canonical, false},
 };
