@@ -74,9 +74,13 @@ static void forgive_kvm(struct isa_result *kvm, const struct isa_result *emulato
     }
     if (other_fault)
         kvm->cr2 = emulator->cr2;
-    /* To emulate an MMX instruction it reads its registers, which turns the x87 stack. */
-    if (emulator->vector == VEC_GP)
+    /* To emulate an MMX instruction it reads its registers: TOP becomes 0, and all are valid (SDM 1, 9.5.1). */
+    if (emulator->vector == VEC_GP) {
+        const uint16_t top = 7 << 11;
         memcpy(kvm->state.fpu.st, emulator->state.fpu.st, sizeof kvm->state.fpu.st);
+        kvm->state.fpu.fsw = (uint16_t)((kvm->state.fpu.fsw & ~top) | (emulator->state.fpu.fsw & top));
+        kvm->state.fpu.ftw = emulator->state.fpu.ftw;
+    }
 }
 
 unsigned compare_results(char *text, size_t size, const struct isa_result *a, const struct isa_result *b,
