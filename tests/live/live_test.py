@@ -141,7 +141,7 @@ class Sessions:
 
     def test_caught_interrupts_and_the_console(self):
         parts, _, _ = self.debug("racy", "monitor catch irq 0x20", "continue", "stepi", "reverse-stepi", "reverse-stepi", "monitor console",
-                                 'goto console "threads"', "monitor catch off", "goto end", "finish", "when")
+                                 'goto console "threads"', "monitor catch off", "goto end", "stepi", "when")
         self.matches(parts[1], r"caught: interrupt 0x20, happened")
         self.matches(parts[5], r"threads share a list of 8 items")
         self.matches(parts[6], r"serial_write")
