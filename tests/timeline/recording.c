@@ -28,6 +28,8 @@ bool recording_make(const char *path, const char *guest, const char *command_lin
                                      .trace_path = path,
                                      .command_line = command_line,
                                      .engine = engine,
+                                     .clock = engine == RECORD_ENGINE_EMU ? RECORD_CLOCK_VIRTUAL
+                                                                          : RECORD_CLOCK_HOST,
                                      .ram_bytes = 64 << 20,
                                      .timeout_ns = 60000000000,
                                      .serial_in = -1,

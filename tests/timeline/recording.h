@@ -15,7 +15,10 @@ void must(int status, const struct error *err);
 
 /* False, and a message: KVM is asked for, and is not usable here. */
 bool recording_possible(enum record_engine engine);
-/* Records the guest into a new file in /tmp and seals it. False: KVM is not usable here. */
+/*
+ * Records the guest into a new file in /tmp and seals it. Under emu with the virtual clock: the recording is as long on a fast host as on
+ * a slow one. False: KVM is not usable here.
+ */
 bool recording_make(const char *path, const char *guest, const char *command_line, enum record_engine engine);
 
 /* All of the state at a position, as one number: registers and the full digest of RAM. */

@@ -56,7 +56,7 @@ static void step_back_through(const char *guest, const char *command_line, posit
 static void through_a_scheduler(void **state)
 {
     (void)state;
-    step_back_through("preempt", "preemptions=8 rate=10000", 100000);
+    step_back_through("preempt", "preemptions=8 rate=100000", 100000);
 }
 
 int main(int argc, char **argv)

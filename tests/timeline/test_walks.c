@@ -193,13 +193,13 @@ static void walk(const char *guest, const char *command_line, enum record_engine
 static void racy_under_emu(void **state)
 {
     (void)state;
-    walk("racy", "", RECORD_ENGINE_EMU, 0);
+    walk("racy", "rate=10000", RECORD_ENGINE_EMU, 0);
 }
 
 static void preempt_under_emu(void **state)
 {
     (void)state;
-    walk("preempt", "preemptions=6 rate=5000", RECORD_ENGINE_EMU, 0);
+    walk("preempt", "preemptions=6 rate=50000", RECORD_ENGINE_EMU, 0);
 }
 
 static void paging_under_emu(void **state)
@@ -211,13 +211,13 @@ static void paging_under_emu(void **state)
 static void preempt_in_little_memory(void **state)
 {
     (void)state;
-    walk("preempt", "preemptions=6 rate=5000", RECORD_ENGINE_EMU, 200 << 10);
+    walk("preempt", "preemptions=6 rate=50000", RECORD_ENGINE_EMU, 200 << 10);
 }
 
 static void preempt_in_no_memory(void **state)
 {
     (void)state;
-    walk("preempt", "preemptions=1 rate=10000", RECORD_ENGINE_EMU, 4 << 10);
+    walk("preempt", "preemptions=1 rate=100000", RECORD_ENGINE_EMU, 4 << 10);
 }
 
 static void preempt_under_kvm(void **state)
