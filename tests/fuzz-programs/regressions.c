@@ -63,7 +63,7 @@ const char *program_regression(struct program *p, unsigned number)
     p->in.gpr[GPR_RSP] = ISA_DATA + 0x1800;
     p->in.gpr[GPR_RDI] = r->rdi;
     for (unsigned i = GPR_R8; i <= GPR_R15; i++)
-        p->in.gpr[i] = i * 0x1111111111111111;
+        p->in.gpr[i] = i * 0x1111111111111111u;
     if (r->mxcsr)
         p->in.fpu.mxcsr = r->mxcsr;
     p->items[0].length = r->length;
