@@ -18,19 +18,29 @@ int status_of_error(const struct error *err)
     return STATUS_FAILURE;
 }
 
+/*
+ * In as few writes as can be: a write for each byte would fill the pipe of somebody who does not read while we work (GDB, of its
+ * "target remote | ..."), since each takes the room of a packet there.
+ */
 static void put_lines(const char *text)
 {
-    fputs("dejavm: ", stderr);
+    char out[4096] = "dejavm: ";
+    size_t used = strlen(out);
     for (const char *p = text; *p; p++) {
         unsigned char c = (unsigned char)*p;
+        if (sizeof(out) - used < 16) {
+            fwrite(out, 1, used, stderr);
+            used = 0;
+        }
         if (c == '\n')
-            fputs("\ndejavm: ", stderr);
+            used += (size_t)sprintf(out + used, "\ndejavm: ");
         else if ((c < 0x20 && c != '\t') || c == 0x7f)
-            fprintf(stderr, "\\x%02x", c);
+            used += (size_t)sprintf(out + used, "\\x%02x", c);
         else
-            putc(c, stderr);
+            out[used++] = (char)c;
     }
-    putc('\n', stderr);
+    out[used++] = '\n';
+    fwrite(out, 1, used, stderr);
 }
 
 void message(const char *format, ...)
