@@ -118,19 +118,6 @@ static void emit_push_pop(struct emitter *m, unsigned opcode, unsigned reg)
     emit_u8(m, opcode | (reg & 7));
 }
 
-static bool is_gpr(ZydisRegister reg)
-{
-    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
-    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 || class == ZYDIS_REGCLASS_GPR32 ||
-           class == ZYDIS_REGCLASS_GPR64;
-}
-
-static unsigned gpr_number(ZydisRegister reg)
-{
-    ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
-    return (unsigned)ZydisRegisterGetId(full) & 15;
-}
-
 /* The register of the same width as like, with another number. like is not a high-byte register. */
 static ZydisRegister gpr_like(ZydisRegister like, unsigned number)
 {

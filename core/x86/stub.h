@@ -13,6 +13,20 @@
 
 #include "core/x86/internal.h"
 
+/* General registers of all sizes, AH to BH among them, and the number of the whole one. */
+static inline bool is_gpr(ZydisRegister reg)
+{
+    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
+    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 || class == ZYDIS_REGCLASS_GPR32 ||
+           class == ZYDIS_REGCLASS_GPR64;
+}
+
+static inline unsigned gpr_number(ZydisRegister reg)
+{
+    ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+    return (unsigned)ZydisRegisterGetId(full) & 15;
+}
+
 typedef uint32_t (*stub_fn)(struct emu *e, void *data, uint32_t flags);
 
 /* plan.flags of an instruction that has a stub. */

@@ -2,19 +2,6 @@
 #include "core/x86/allow_list.h"
 #include "core/x86/jit/translation.h"
 
-static bool is_gpr(ZydisRegister reg)
-{
-    ZydisRegisterClass class = ZydisRegisterGetClass(reg);
-    return class == ZYDIS_REGCLASS_GPR8 || class == ZYDIS_REGCLASS_GPR16 || class == ZYDIS_REGCLASS_GPR32 ||
-           class == ZYDIS_REGCLASS_GPR64;
-}
-
-static unsigned gpr_number(ZydisRegister reg)
-{
-    ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
-    return (unsigned)ZydisRegisterGetId(full) & 15;
-}
-
 static bool is_high_byte(ZydisRegister reg)
 {
     return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH;
