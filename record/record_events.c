@@ -223,7 +223,7 @@ void record_crash(struct recorder *r, const char *text)
     if (r->crash_marks == RECORD_CRASH_MARKS)
         return;
     r->crash_marks++;
-    snprintf(mark, sizeof(mark), "crash: %s", text);
+    snprintf(mark, sizeof(mark), EVENT_CRASH_PREFIX "%s", text);
     if (write_note(r, mark, &err) < 0) /* the recorder keeps the reason */
         return;
 }

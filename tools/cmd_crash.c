@@ -1,32 +1,17 @@
 /* dejavm crash */
 #include "tools/commands.h"
 #include "tools/crash_report.h"
+#include "tools/debug_session.h"
 #include "tools/interrupt.h"
 #include "tools/session.h"
 #include "tools/status.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-
-static bool signal_came(void *context)
-{
-    (void)context;
-    return interrupt_count() > 0;
-}
-
-static int add_symbols(struct trace_target *t, const struct arguments *arguments, struct error *err)
-{
-    int code = 0;
-    for (size_t i = 0; code == 0 && i < arguments->option_count; i++)
-        if (strcmp(arguments->option[i].spec->name, "symbols") == 0)
-            code = trace_target_add_symbols(t, arguments->option[i].value, err);
-    return code;
-}
 
 static int report(struct trace_target *t, const struct arguments *arguments, struct error *err)
 {
-    const struct timeline_interrupt interrupt = {signal_came, NULL};
+    const struct timeline_interrupt interrupt = {debug_signal_came, NULL};
     const char *path = arguments->operand[0];
     struct crash_report *r = calloc(1, sizeof(*r));
     if (!r)
@@ -53,7 +38,7 @@ static int run(const struct arguments *arguments)
         code = trace_target_open(&t, arguments->operand[0], 0, &err);
     }
     if (code == 0)
-        code = add_symbols(t, arguments, &err);
+        code = debug_read_symbols(t, arguments, &err);
     if (code == 0)
         code = report(t, arguments, &err);
     trace_target_close(t);

@@ -41,11 +41,11 @@ static void copy_text(char *out, size_t size, const uint8_t *data, size_t length
 
 static void note_crash(struct census *c, const struct event *e)
 {
-    static const char prefix[] = "crash: ";
-    const size_t length = sizeof(prefix) - 1;
-    if (c->crash[0] || e->data_length <= length || memcmp(e->data, prefix, length) != 0)
+    size_t length;
+    const uint8_t *text = event_crash_text(e, &length);
+    if (c->crash[0] || !text)
         return;
-    copy_text(c->crash, sizeof(c->crash), e->data + length, e->data_length - length);
+    copy_text(c->crash, sizeof(c->crash), text, length);
     c->crash_position = e->position;
 }
 
@@ -146,7 +146,8 @@ static void print_ending(const struct trace_info *info, const struct census *c)
     if (c->crash[0])
         put_field("crash", c->crash);
     if (c->crash[0] && c->crash_position != POSITION_UNKNOWN)
-        printf("%-14s at position %s; 'dejavm crash' tells more\n", "", number_format(c->crash_position, &number));
+        printf("%-14s at position %s; 'dejavm crash' tells more\n", "",
+               number_format(c->crash_position, &number));
     printf("%-14s %s\n", "cut short", info->cut_short ? "yes: what was written replays up to there" : "no");
     if (info->sealed)
         printf("%-14s yes: %s steps, %s keyframes, RAM digest at the end %016" PRIx64 "%016" PRIx64 "\n",

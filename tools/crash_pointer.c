@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/x86/inspect.h"
+#include "tools/crash_site.h"
 
 static void effect_here(const struct trace_target *t, struct x86_effect *out)
 {
@@ -89,11 +90,9 @@ static int find_writes(struct trace_target *t, const struct timeline_interrupt *
     const struct timeline_points points = {.engine.watches = &watch, .engine.watch_count = 1};
     while (out->write_count < POINTER_WRITES_MAX && timeline_position(t->timeline) > 0) {
         struct timeline_stop stop;
-        int code = timeline_backward(t->timeline, &points, 0, interrupt, &stop, err);
+        int code = crash_backward(t, &points, interrupt, &stop, err);
         if (code < 0)
             return code;
-        if (stop.reason == TIMELINE_STOP_INTERRUPTED)
-            return error_set(err, -EINTR, "interrupted");
         if (stop.reason != TIMELINE_STOP_WATCH) {
             out->from_image = true;
             return 0;

@@ -8,7 +8,6 @@
 #include "core/x86/inspect.h"
 #include "tools/trace_linux.h"
 
-#define MARK_PREFIX         "crash: "
 #define DELIVERIES_MAX      100000u /* exceptions to look at on the way back from the report to its cause */
 #define VECTOR_DOUBLE_FAULT 8u
 #define VECTOR_PAGE_FAULT   14u
@@ -25,29 +24,23 @@ static void copy_printable(char *out, size_t size, const uint8_t *data, size_t l
     out[used] = '\0';
 }
 
-static bool is_crash_mark(const struct event *event)
-{
-    const size_t prefix = strlen(MARK_PREFIX);
-    return event->type == EVENT_MARK && event->data_length > prefix &&
-           memcmp(event->data, MARK_PREFIX, prefix) == 0;
-}
-
 bool crash_first_mark(struct trace_target *t, position_t *position, char *text, size_t size,
                       struct error *err)
 {
     struct trace_cursor *cursor;
     struct event event;
-    bool found = false;
+    const uint8_t *told = NULL;
+    size_t length = 0;
     if (trace_target_events(t, 0, &cursor, err))
         return false;
-    while (!found && trace_cursor_next(cursor, &event, err) == 1)
-        found = is_crash_mark(&event) && event.position != POSITION_UNKNOWN;
-    if (found) {
+    while (!told && trace_cursor_next(cursor, &event, err) == 1)
+        told = event.position == POSITION_UNKNOWN ? NULL : event_crash_text(&event, &length);
+    if (told) {
         *position = event.position;
-        copy_printable(text, size, event.data + strlen(MARK_PREFIX), event.data_length - strlen(MARK_PREFIX));
+        copy_printable(text, size, told, length);
     }
     trace_cursor_close(cursor);
-    return found;
+    return told != NULL;
 }
 
 /* The frame of the exception that the code at the top of this stack handles: an interrupted place that an exception's entry code called from. */
@@ -66,9 +59,13 @@ static const struct linux_frame *exception_frame(const struct linux_guest *g,
     return NULL;
 }
 
-static bool interrupted(const struct timeline_stop *stop)
+int crash_backward(struct trace_target *t, const struct timeline_points *points,
+                   const struct timeline_interrupt *interrupt, struct timeline_stop *stop, struct error *err)
 {
-    return stop->reason == TIMELINE_STOP_INTERRUPTED;
+    int code = timeline_backward(t->timeline, points, 0, interrupt, stop, err);
+    if (code == 0 && stop->reason == TIMELINE_STOP_INTERRUPTED)
+        return error_set(err, -EINTR, "interrupted");
+    return code;
 }
 
 /* Back to the delivery that interrupted that place. 1: it stands right before it; 0: it was not found. */
@@ -79,11 +76,9 @@ static int back_to_delivery(struct trace_target *t, const struct linux_frame *fr
     const struct timeline_points points = {.engine.exceptions = 0xffffffffu};
     for (unsigned i = 0; i < DELIVERIES_MAX; i++) {
         struct timeline_stop stop;
-        int code = timeline_backward(t->timeline, &points, 0, interrupt, &stop, err);
+        int code = crash_backward(t, &points, interrupt, &stop, err);
         if (code < 0)
             return code;
-        if (interrupted(&stop))
-            return error_set(err, -EINTR, "interrupted");
         if (stop.reason != TIMELINE_STOP_CATCH)
             return 0;
         const struct vcpu_state *s = trace_target_state(t);
@@ -118,11 +113,9 @@ static int back_to_call(struct trace_target *t, gva_t function, const struct tim
 {
     const struct timeline_points points = {.engine.breaks = &function, .engine.break_count = 1};
     struct timeline_stop stop;
-    int code = timeline_backward(t->timeline, &points, 0, interrupt, &stop, err);
+    int code = crash_backward(t, &points, interrupt, &stop, err);
     if (code < 0)
         return code;
-    if (interrupted(&stop))
-        return error_set(err, -EINTR, "interrupted");
     if (stop.reason != TIMELINE_STOP_BREAK)
         return 0;
     out->kind = CRASH_CALL;

@@ -48,4 +48,9 @@ int crash_find(struct trace_target *t, const struct timeline_interrupt *interrup
 int crash_position(struct trace_target *t, const struct timeline_interrupt *interrupt, position_t *out,
                    struct error *err) must_check;
 
+/* timeline_backward to the start of the trace, at the furthest; an interruption is -EINTR. */
+int crash_backward(struct trace_target *t, const struct timeline_points *points,
+                   const struct timeline_interrupt *interrupt, struct timeline_stop *stop,
+                   struct error *err) must_check;
+
 #endif

@@ -33,7 +33,7 @@ int debug_options_check(const struct arguments *arguments)
     return STATUS_OK;
 }
 
-static bool signal_came(void *context)
+bool debug_signal_came(void *context)
 {
     (void)context;
     return interrupt_count() > 0;
@@ -41,19 +41,10 @@ static bool signal_came(void *context)
 
 static void show_console(void *context, const uint8_t *data, size_t length)
 {
-    struct gdb_server *server = context;
-    char *text = NULL;
-    size_t text_length = 0;
-    FILE *out = open_memstream(&text, &text_length);
-    if (!out)
-        return;
-    put_guest_text(out, data, length);
-    if (fclose(out) == 0)
-        gdb_server_console(server, text, text_length);
-    free(text);
+    guest_text_to_gdb(context, data, length);
 }
 
-static int read_symbols(struct trace_target *t, const struct arguments *arguments, struct error *err)
+int debug_read_symbols(struct trace_target *t, const struct arguments *arguments, struct error *err)
 {
     int code = 0;
     for (size_t i = 0; code == 0 && i < arguments->option_count; i++)
@@ -65,7 +56,7 @@ static int read_symbols(struct trace_target *t, const struct arguments *argument
 /* Of a guest that is no Linux, or that is one which cannot be read, everything else works. */
 static int find_linux(struct trace_target *t, struct error *err)
 {
-    const struct timeline_interrupt interrupt = {signal_came, NULL};
+    const struct timeline_interrupt interrupt = {debug_signal_came, NULL};
     struct error why = {0};
     int code = trace_linux_find(t, &interrupt, &why);
     if (code == -ENOTSUP)
@@ -79,7 +70,7 @@ static int find_linux(struct trace_target *t, struct error *err)
 /* Without --at: the crash if there is one, else the end. */
 static int go_to_start(struct trace_target *t, const struct arguments *arguments, struct error *err)
 {
-    const struct timeline_interrupt interrupt = {signal_came, NULL};
+    const struct timeline_interrupt interrupt = {debug_signal_came, NULL};
     position_t position;
     const char *at = argument_value(arguments, "at", NULL);
     int code = trace_target_where(t, at ? at : "crash", &position, err);
@@ -98,7 +89,7 @@ static int open_live(struct debug_session *s, const struct arguments *arguments,
     if (code)
         return code;
     s->target = s->live->target->history;
-    code = read_symbols(s->target, arguments, err);
+    code = debug_read_symbols(s->target, arguments, err);
     if (code == 0)
         code = gdb_server_create(&s->server, &s->live->target->target, err);
     if (code == 0) {
@@ -133,7 +124,7 @@ int debug_session_open(struct debug_session *s, const struct arguments *argument
     if (code == 0)
         code = find_linux(s->target, err);
     if (code == 0)
-        code = read_symbols(s->target, arguments, err);
+        code = debug_read_symbols(s->target, arguments, err);
     if (code == 0)
         code = gdb_server_create(&s->server, &s->target->target, err);
     if (code == 0) {

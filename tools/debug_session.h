@@ -14,6 +14,11 @@ struct debug_session {
     int wake_fd; /* an eventfd: readable after a signal */
 };
 
+/* timeline_interrupt.interrupted: a signal came. */
+bool debug_signal_came(void *context);
+/* All --symbols of the command line. */
+int debug_read_symbols(struct trace_target *t, const struct arguments *arguments,
+                       struct error *err) must_check;
 /* The options of both commands that need no trace to be checked. Returns an exit status; STATUS_OK: go on. */
 int debug_options_check(const struct arguments *arguments);
 

@@ -35,7 +35,7 @@ int live_options_check(const struct arguments *arguments)
     return status;
 }
 
-static void show_in_gdb(struct gdb_server *server, const uint8_t *data, size_t length)
+void guest_text_to_gdb(struct gdb_server *server, const uint8_t *data, size_t length)
 {
     char *text = NULL;
     size_t text_length = 0;
@@ -54,7 +54,7 @@ static void console(void *context, unsigned channel, const uint8_t *data, size_t
     if (!s->console_in_gdb)
         s->console(&s->recording, channel, data, length);
     else if (s->server)
-        show_in_gdb(s->server, data, length);
+        guest_text_to_gdb(s->server, data, length);
 }
 
 static void ended(void *context)

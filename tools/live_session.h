@@ -34,4 +34,7 @@ int live_session_wait(struct live_session *s, int listen_fd, int stop_fd, struct
 /* Finishes the recording, says how it ended, and seals it. Returns an exit status. NULL: STATUS_OK. */
 int live_session_close(struct live_session *s);
 
+/* What a guest prints, in the GDB that the server serves. */
+void guest_text_to_gdb(struct gdb_server *server, const uint8_t *data, size_t length);
+
 #endif

@@ -1,5 +1,7 @@
 #include "trace-format/event.h"
 
+#include <string.h>
+
 const char *event_type_name(enum event_type type)
 {
     static const char *const names[EVENT_TYPE_COUNT] = {
@@ -32,4 +34,14 @@ const char *trace_end_name(enum trace_end end)
         [TRACE_END_ERROR] = "error",
     };
     return (unsigned)end < ARRAY_LEN(names) && names[end] ? names[end] : "unknown";
+}
+
+const uint8_t *event_crash_text(const struct event *event, size_t *length)
+{
+    const size_t prefix = strlen(EVENT_CRASH_PREFIX);
+    if (event->type != EVENT_MARK || event->data_length <= prefix ||
+        memcmp(event->data, EVENT_CRASH_PREFIX, prefix) != 0)
+        return NULL;
+    *length = event->data_length - prefix;
+    return event->data + prefix;
 }

@@ -109,6 +109,11 @@ struct event {
     uint64_t steps;                  /* with PLACE_STEPS */
 };
 
+/* A mark of the guest's crash is EVENT_MARK with this and text. */
+#define EVENT_CRASH_PREFIX "crash: "
+/* The text of such a mark, not terminated, and its length; NULL for any other event, and where there is no text. */
+const uint8_t *event_crash_text(const struct event *event, size_t *length);
+
 const char *event_type_name(enum event_type type); /* "pio-read"; "unknown" for anything else */
 const char *trace_end_name(enum trace_end end);    /* "debug-exit" */
 
