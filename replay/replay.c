@@ -100,6 +100,11 @@ void replay_set_stages(struct replay *r, enum emu_stages stages)
     emu_set_stages(r->engine, stages);
 }
 
+int replay_jitdump(struct replay *r, const char *folder, struct error *err)
+{
+    return emu_jitdump(r->engine, folder, err);
+}
+
 const struct engine *replay_engine(const struct replay *r)
 {
     return r->engine;

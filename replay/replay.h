@@ -58,6 +58,8 @@ struct replay_profile {
 
 /* From now on time is taken. It costs a few per cent where there are many events. */
 void replay_start_profile(struct replay *r);
+/* See emu_jitdump(). */
+int replay_jitdump(struct replay *r, const char *folder, struct error *err) must_check;
 /* NULL without replay_start_profile(). */
 const struct replay_profile *replay_profile(const struct replay *r);
 /* Which stages of the emulator execute from now on; mixed at first. */

@@ -88,6 +88,9 @@ static int run(const struct arguments *arguments)
     uint64_t start = monotonic_ns();
     int status = session_open(&p.session, arguments->operand[0], &err) ? session_fail(&err) : STATUS_OK;
     p.open_ns = monotonic_ns() - start;
+    const char *dump = argument_value(arguments, "jitdump", NULL);
+    if (status == STATUS_OK && dump && replay_jitdump(p.session.replay, dump, &err))
+        status = session_fail(&err);
     if (status == STATUS_OK && p.profile)
         replay_start_profile(p.session.replay);
     if (status == STATUS_OK)
@@ -115,6 +118,10 @@ static const struct option_spec options[] = {
     {.name = "quiet", .letter = 'q', .text = "Print neither the guest's output nor the summary."},
     {.name = "profile",
      .text = "Print where the time went: executing, answering the guest, reading the trace, digests."},
+    {.name = "jitdump",
+     .value = "FOLDER",
+     .text = "Describe translated code in FOLDER/jit-PID.dump, for perf: "
+             "'perf record -k mono', then 'perf inject --jit'."},
     {.name = "json", .text = "With --profile: print it as JSON, and nothing else."},
     {0},
 };

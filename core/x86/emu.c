@@ -544,6 +544,14 @@ bool emu_stages_parse(const char *text, enum emu_stages *out)
     return true;
 }
 
+int emu_jitdump(struct engine *engine, const char *folder, struct error *err)
+{
+    struct emu *e = engine->ops == &emu_ops ? emu_of(engine) : NULL;
+    if (!e || !e->jit)
+        return error_set(err, -ENOTSUP, "this engine does not translate code");
+    return jit_dump_to(e->jit, folder, err);
+}
+
 const struct emu_profile *emu_profile(const struct engine *engine)
 {
     if (engine->ops != &emu_ops)

@@ -34,6 +34,12 @@ void emu_set_stages(struct engine *engine, enum emu_stages stages);
 /* "1", "2" or "mixed", as DEJAVM_EMU_STAGES has it; NULL is mixed. False: something else. */
 bool emu_stages_parse(const char *text, enum emu_stages *out);
 
+/*
+ * From now on translated code is described in FOLDER/jit-PID.dump, for `perf inject --jit`. To be called between runs, once.
+ * -ENOTSUP: not an emulator with stage 2; else as jitdump_create().
+ */
+int emu_jitdump(struct engine *engine, const char *folder, struct error *err) must_check;
+
 /* What stage 2 did since the engine was created. */
 struct emu_profile {
     uint64_t translations, guest_bytes, host_bytes; /* made, with the bytes of guest and of host code */

@@ -19,6 +19,7 @@
 
 #include "core/x86/jit/emitter.h"
 #include "core/x86/jit/jit.h"
+#include "core/x86/jit/jitdump.h"
 #include "core/x86/stub.h"
 
 #define SCRATCH_A  GPR_R10
@@ -159,6 +160,7 @@ struct jit {
     const struct engine_points *points;
     struct emu_profile profile;
     struct translation_state *translation;
+    struct jitdump *dump; /* or NULL */
 };
 
 static inline const uint8_t *executable_of(const struct jit *j, const uint8_t *writable)

@@ -63,6 +63,9 @@ void jit_points_changed(struct emu *e);
 /* All blocks are gone. */
 void jit_blocks_flushed(struct emu *e);
 
+/* See emu_jitdump(). */
+int jit_dump_to(struct jit *j, const char *folder, struct error *err) must_check;
+
 /* e->jit is not NULL. */
 const struct emu_profile *jit_profile(const struct emu *e);
 

@@ -1,4 +1,6 @@
 /* Stage 2 at run time: finding, entering and leaving translated code, links, and what makes translations invalid. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -231,14 +233,25 @@ void jit_connect(struct jit *j, struct jit_link *link, const struct jit_code *co
     link_remember(j->e, code->rip);
 }
 
+static void dump(struct jit *j, const struct jit_code *code, size_t start)
+{
+    char name[64];
+    const uint8_t *at = j->writable + start;
+    snprintf(name, sizeof(name), "guest_%" PRIx64 "%s", code->rip,
+             (code->key & KEY_CONTEXT) == TLB_USER ? "_user" : "");
+    jitdump_add(j->dump, name, (uint64_t)(uintptr_t)executable_of(j, at), at, j->used - start);
+}
+
 static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
 {
     bool full = false;
     uint64_t rip = j->e->cpu.rip;
+    size_t start = j->used;
     struct jit_code *code = jit_translate(j, b, rip, key, &full);
     if (full) {
         drop_everything(j);
         j->profile.recycles++;
+        start = j->used;
         code = jit_translate(j, b, rip, key, &full);
     }
     if (!code) {
@@ -253,6 +266,8 @@ static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
     struct jit_code **list = page_list(j, rip);
     code->page_next = *list;
     *list = code;
+    if (unlikely(j->dump != NULL))
+        dump(j, code, start);
     return code;
 }
 
@@ -504,10 +519,18 @@ void jit_destroy(struct jit *j)
 {
     if (!j)
         return;
+    jitdump_close(j->dump);
     jit_translation_destroy(j->translation);
     code_arena_destroy(j->arena);
     jit_low_memory_free(j->pool, POOL_BYTES);
     jit_low_memory_free(j, sizeof(*j));
+}
+
+int jit_dump_to(struct jit *j, const char *folder, struct error *err)
+{
+    jitdump_close(j->dump);
+    j->dump = NULL;
+    return jitdump_create(&j->dump, folder, err);
 }
 
 const struct emu_profile *jit_profile(const struct emu *e)
