@@ -47,6 +47,7 @@ struct runner {
     struct guest *guest;
     struct isa_random random;
     struct vcpu_state base;
+    uint8_t data_before[ISA_DATA_BYTES]; /* the guest's, before the case: for running it once more */
 };
 
 static struct shard *shards;
@@ -102,6 +103,8 @@ static void compare_supervisor(struct runner *r, const struct isa_case *c, struc
     uint64_t page = (native->cr2 - ISA_DATA) >> 12;
     if (native->vector != VEC_PF || (page != ISA_DATA_GAP >> 12 && page != ISA_DATA_BYTES >> 12))
         return;
+    /* What came before the fault may have written its own operand: CALL, whose target then is absent. */
+    memcpy(guest_data(r->guest), r->data_before, ISA_DATA_BYTES);
     guest_set_supervisor(r->guest, true);
     bool good = guest_run(r->guest, &c->in, &guest, message, sizeof message);
     guest_set_supervisor(r->guest, false);
@@ -134,6 +137,7 @@ static void run_case(struct runner *r, const struct isa_case *c)
     s->last = *c;
     poke_code(c, r->guest, true);
     poke_data(c, r->guest);
+    memcpy(r->data_before, guest_data(r->guest), ISA_DATA_BYTES);
     native_run(&c->in, c->length, &native);
     s->cases++;
     s->faults += native.vector >= 0;
