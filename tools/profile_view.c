@@ -73,6 +73,7 @@ static unsigned counters_of(const struct engine *engine, struct counter out[COUN
         {"exits_limit", "exits: limit of steps", p->exits_limit},
         {"exits_closed", "exits: something waits", p->exits_closed},
         {"exits_step", "exits: the interpreter has to go on", p->exits_step},
+        {"dispatches", "ways from one translation to another that were looked up", p->dispatches},
         {"slow_memory", "accesses left to the interpreter (TLB misses, MMIO, ...)", p->slow_memory},
         {"slow_branch", "indirect branches to unknown targets", p->slow_branch},
         {"handler_calls", "instructions done by a handler", p->handler_calls},

@@ -303,8 +303,21 @@ static enum step fast_steps(struct emu *e)
 
 #define GO_ON (-1)
 
+/* The interrupt that waits can be delivered. */
+static bool window_open(const struct emu *e)
+{
+    return can_interrupt(e) && (!e->window_priority || e->cpu.cr8 < e->window_priority);
+}
+
+bool run_goes_on(const struct emu *e)
+{
+    return !e->boundary_stop && !e->hit_stop && e->cpu.activity == ACTIVITY_RUNNING &&
+           e->position < e->limit && !needs_care(e) && !(e->want_window && window_open(e)) &&
+           !atomic_load_explicit(&e->attention, memory_order_relaxed);
+}
+
 /* What ends the run at this boundary, or GO_ON. */
-static int check_boundary(struct emu *e, const struct engine_request *request)
+static int check_boundary(struct emu *e)
 {
     if (unlikely(e->boundary_stop))
         return ENGINE_STOP_BOUNDARY;
@@ -322,8 +335,7 @@ static int check_boundary(struct emu *e, const struct engine_request *request)
         return ENGINE_STOP_MATCH;
     if (unlikely(e->points != NULL) && e->position != e->run_start && points_break_here(e))
         return ENGINE_STOP_BREAK;
-    if (unlikely(request->want_window) && can_interrupt(e) &&
-        (!request->window_priority || e->cpu.cr8 < request->window_priority))
+    if (unlikely(e->want_window) && window_open(e))
         return ENGINE_STOP_WINDOW;
     if (unlikely(atomic_load_explicit(&e->attention, memory_order_relaxed))) {
         atomic_store(&e->attention, 0);
@@ -348,10 +360,10 @@ static int handle_failure(struct emu *e, enum step step, struct error *err)
     return ENGINE_STOP_BOUNDARY;
 }
 
-static int run_loop(struct emu *e, const struct engine_request *request, struct error *err)
+static int run_loop(struct emu *e, struct error *err)
 {
     for (;;) {
-        int stop = check_boundary(e, request);
+        int stop = check_boundary(e);
         if (unlikely(stop != GO_ON))
             return stop;
         enum step step = unlikely(needs_care(e)) ? careful_step(e) : fast_steps(e);
@@ -383,9 +395,11 @@ static int emu_run(struct engine *engine, const struct engine_request *request, 
     e->limit = request->limit;
     e->match = request->match;
     e->run_start = e->position;
+    e->want_window = request->want_window;
+    e->window_priority = request->window_priority;
     if (e->jit)
         jit_begin_run(e);
-    int result = run_loop(e, request, err);
+    int result = run_loop(e, err);
     e->match = NULL;
     if (result != ENGINE_STOP_BOUNDARY)
         e->hit_stop = 0;

@@ -47,7 +47,8 @@ struct emu_profile {
     uint64_t drops;   /* translations dropped because their bytes were written */
     uint64_t entries; /* into translated code, from the run loop */
     uint64_t exits_link, exits_limit, exits_closed, exits_step; /* why it was left; they add up to entries */
-    uint64_t links;                                             /* jumps that were made direct */
+    uint64_t dispatches; /* ways out that led to another translation without the run loop */
+    uint64_t links;      /* jumps that were made direct */
     uint64_t steps_translated, steps_stage1;
     uint64_t
         slow_memory; /* instructions done by stage 1 because of their operand: TLB misses, MMIO, watched pages, ... */

@@ -112,6 +112,8 @@ struct emu {
     struct engine_hit hit;
     int hit_stop; /* ENGINE_STOP_WATCH, ENGINE_STOP_CATCH: the run has to end; 0: nothing was hit */
     position_t run_start;
+    bool want_window; /* of the current run, as engine_request has it */
+    uint8_t window_priority;
     uint64_t steps_stage1;                 /* made by the run loop from plans */
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
     bool has_local_apic;                   /* as the CPU model has it */
@@ -274,6 +276,11 @@ bool points_break_here(const struct emu *e);
 /* The linear distance from the instruction at CS:RIP to the next break address after it; UINT64_MAX: none. */
 uint64_t points_break_distance(const struct emu *e);
 
+/* ---- emu.c ---- */
+
+/* Neither the run's end nor anything else but a break address or a landmark has to be looked at before the next instruction. */
+bool run_goes_on(const struct emu *e);
+
 /* ---- block.c ---- */
 
 struct block_cache *block_cache_create(const struct guest_ram *ram); /* NULL without memory */
@@ -304,11 +311,8 @@ static inline void link_remember(struct emu *e, gva_t linear)
     *word |= bit;
 }
 
-static inline void link_forget(struct emu *e, unsigned half)
-{
-    e->link_epoch[half]++;
-    memset(e->link_pages[half], 0, sizeof e->link_pages[half]);
-}
+/* Nobody may go on believing it. tlb.c */
+void link_forget(struct emu *e, unsigned half);
 
 /* ---- small helpers ---- */
 

@@ -1,6 +1,7 @@
 /* The software TLB, and the tracking of the page tables that it was made from (internal.h says why). */
 #include <string.h>
 
+#include "core/x86/jit/jit.h"
 #include "core/x86/protect.h"
 
 /* After so many writes to table pages the marks are dropped: the pages may have been freed and hold data now. */
@@ -13,6 +14,13 @@ static void entry_clear(struct emu *e, unsigned context, unsigned index)
 {
     struct tlb_entry *t = &e->tlb_sets[context][index];
     t->read = t->write = t->exec = tlb_no_page(index);
+}
+
+void link_forget(struct emu *e, unsigned half)
+{
+    e->link_epoch[half]++;
+    memset(e->link_pages[half], 0, sizeof e->link_pages[half]);
+    jit_links_forgotten(e, half);
 }
 
 void tlb_flush(struct emu *e)

@@ -204,6 +204,13 @@ static inline void put_jump_to(struct emitter *m, unsigned condition, const uint
         patch_rel32(field, target);
 }
 
+/* A jump of 5 bytes over what is at at. */
+static inline void put_jump_at(uint8_t *at, const uint8_t *target)
+{
+    at[0] = 0xe9;
+    patch_rel32(at + 1, target);
+}
+
 static inline void put_call_to(struct emitter *m, const uint8_t *target)
 {
     put8(m, 0xe8);

@@ -50,7 +50,8 @@ enum jit_key {
     KEY_SSE = 4,     /* SSE instructions raise no #UD and no #NM */
     KEY_AVX = 8,
     KEY_MASKED = 16, /* all SIMD exceptions are masked */
-    KEYS = 32
+    KEY_CPL0 = 32,   /* the contexts of the kernel are those of CPL 1 and 2 too */
+    KEYS = 64
 };
 
 /* One instruction that may be done by its handler: what jit_step has to know. Lies in the code arena. */
@@ -64,6 +65,7 @@ struct jit_site {
     uint8_t groups;       /* what was found in the TLB is used further on (translate_group.c) */
     uint8_t group_failed; /* the lookup for a group did not succeed: the block is left */
     uint8_t string;       /* STEP_LEAVE says no more than that it is done */
+    uint8_t key;          /* enum jit_key, before it */
 };
 
 /* What exit code returns: the address of a jit_link, or that of the jit_code that is next, with the reason in the low bits. */
@@ -83,6 +85,7 @@ struct jit_link {
     struct jit_code *owner;
     uint8_t *jump; /* the 32-bit distance (writable view) of a jump to a target on the same page; else NULL */
     bool host_flags; /* the guest's flags are the host's there */
+    uint8_t key;     /* enum jit_key of the target */
 };
 
 /* A translation, in low memory. */
@@ -109,26 +112,24 @@ struct jit_target {
     const void *code;
 };
 
-#define TARGETS_LOG2 10
-#define TARGETS      (1u << TARGETS_LOG2)
-#define KEY_SLOTS    8u
-#define PAGE_LISTS   4096u
-#define RECENT       8192u
+/*
+ * Targets known for one key, found by the lower bits of their address and its highest one, so that the halves of the address
+ * space do not share entries. They are forgotten together with the links to their half (link_forget).
+ */
+#define TARGETS_LOG2  14
+#define TARGETS       (1u << TARGETS_LOG2)
+#define TARGETS_KNOWN 1024u
+#define KEY_SLOTS     8u
+#define PAGE_LISTS    4096u
+#define RECENT        16384u
 
 struct jit_targets {
     struct jit_target entry[TARGETS];
-    uint64_t epoch[2]; /* e->link_epoch that the entries are valid under */
-    bool half[2];      /* there are entries of that half of the address space */
-};
-
-/* What exit code leaves behind. */
-struct jit_exit {
-    int32_t left;
-    uint32_t flags;
+    uint16_t known[2][TARGETS_KNOWN]; /* indices of the entries of each half */
+    unsigned known_count[2];          /* TARGETS_KNOWN: known does not hold all */
 };
 
 struct jit {
-    struct jit_exit exit;
     struct jit_targets targets[KEY_SLOTS];
     uint8_t key_of_slot[KEY_SLOTS];
     unsigned key_slots;
@@ -139,19 +140,17 @@ struct jit {
     size_t used, thunks_end; /* bytes of the arena */
     uint8_t *pool;           /* links and translations, in low memory */
     size_t pool_used;
-    uintptr_t (*enter)(const void *code, int32_t left, uint32_t flags); /* enum link_kind; 0: by jit_step */
-    const uint8_t *exit_host, *exit_saved, *call_step;                  /* writable view */
+    void (*enter)(const void *code, int32_t left, uint32_t flags);
+    const uint8_t *exit_host, *exit_saved, *call_step; /* writable view */
     position_t slice_end;
-    enum step step;                  /* of an exit by jit_step */
-    uint64_t epoch[2];               /* e->link_epoch when translated code was entered */
-    unsigned slot;                   /* of key, in targets */
-    struct jit_code *recent[RECENT]; /* by hash of RIP: translations entered last */
-    unsigned key;
-    struct jit_code *left_closed; /* the translation that could not be entered */
-    struct jit_link *pending;     /* a link that would like to know its target */
-    bool flushed;                 /* the blocks are gone */
-    uint32_t generation;          /* of the arena's content; never 0 */
-    unsigned threshold;           /* executions before a block is translated */
+    enum step step;                  /* of the last step before translated code was left */
+    bool again;                      /* see jit_run */
+    struct jit_code *recent[RECENT]; /* by hash of RIP and key: translations entered last */
+    struct jit_code *left_closed;    /* the translation that could not be entered */
+    struct jit_link *pending;        /* a link that would like to know its target */
+    bool flushed;                    /* the blocks are gone */
+    uint32_t generation;             /* of the arena's content; never 0 */
+    unsigned threshold;              /* executions before a block is translated */
     enum emu_stages stages;
     unsigned sets_all;                  /* enum flag_probe */
     struct jit_code *pages[PAGE_LISTS]; /* by hash of the linear page */
@@ -172,8 +171,14 @@ static inline const uint8_t *executable_of(const struct jit *j, const uint8_t *w
 
 /* Generates enter, exit_host, exit_saved and call_step at the start of the arena. */
 void jit_make_thunks(struct jit *j);
-/* Called by call_step. Nonzero: translated code is left, j->step says why. runtime.c */
+/*
+ * What call_step and the exits call (step.c). JIT_STAY: translated code goes on where it was. JIT_DISPATCH: at the address in
+ * frame->temp[0]. JIT_LEAVE: back to jit_run; j->step and j->again are what that returns.
+ */
+enum jit_way { JIT_STAY, JIT_LEAVE, JIT_DISPATCH };
 uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame);
+/* way: enum link_kind and its object. Never JIT_STAY. */
+uint32_t jit_exit(struct emu *e, uintptr_t way, struct jit_frame *frame);
 
 /* ---- strings.c ---- */
 
@@ -187,12 +192,23 @@ bool jit_string(struct emu *e, const struct plan *p);
 
 /* Zeroed memory of the pool, or NULL when it is full. */
 void *jit_pool_take(struct jit *j, size_t bytes);
-/* The open translation of a block for rip and key, or NULL. */
-struct jit_code *jit_code_of(const struct jit *j, const struct block *b, uint64_t rip, unsigned key);
+/* All translations go. Not to be called while translated code waits for a handler. */
+void jit_drop_everything(struct jit *j);
+/* The run loop has to look at some boundary of the code at rip. */
+bool jit_must_look(const struct jit *j, uint64_t rip, uint64_t bytes);
+/* The translations of the linear page of rip, linked by page_next. */
+struct jit_code **jit_page_list(struct jit *j, uint64_t rip);
+
+/* ---- find.c ---- */
+
+/* enum jit_key of the vCPU's state. */
+unsigned jit_current_key(const struct emu *e);
 /* Index into j->targets. */
 unsigned jit_key_slot(struct jit *j, unsigned key);
-/* Makes link go to code straight away, if they are on the same page. */
-void jit_connect(struct jit *j, struct jit_link *link, const struct jit_code *code);
+static inline uint32_t jit_pack_flags(uint64_t rflags)
+{
+    return (uint32_t)((rflags & 0xff) << 8 | (rflags >> 11 & 1));
+}
 
 /* ---- probe.c ---- */
 

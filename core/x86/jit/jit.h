@@ -60,6 +60,8 @@ enum step jit_run(struct emu *e, const struct jit_code *code, bool *again);
 void jit_block_dropped(struct emu *e, struct block *b);
 /* After e->points changed. */
 void jit_points_changed(struct emu *e);
+/* The links to half of the address space are void (link_forget). */
+void jit_links_forgotten(struct emu *e, unsigned half);
 /* All blocks are gone. */
 void jit_blocks_flushed(struct emu *e);
 

@@ -74,7 +74,7 @@ static void make_enter(struct jit *j, struct emitter *m)
     put_rm(m, 0, 0xff, 4, FRAME(temp[0])); /* jmp */
 }
 
-/* Back to the caller of enter; the guest's state is stored. RAX: what it returns. */
+/* Back to the caller of enter; the guest's state is in struct emu. */
 static void put_leave(struct emitter *m)
 {
     put_rr(m, FORM_W, 0x81, 0, GPR_RSP); /* add */
@@ -86,9 +86,44 @@ static void put_leave(struct emitter *m)
     put8(m, 0xc3);
 }
 
-/* R11: the link that is left by. */
+/*
+ * fn(e, R11, frame) in C: R11 is left behind with all of the guest's state in struct emu but for what is in the frame. depth: bytes
+ * pushed since translated code. EAX: enum jit_way.
+ */
+static void put_call_c(struct jit *j, struct emitter *m, uint64_t fn, int32_t depth)
+{
+    put_store_guest(j, m);
+    put_unload_mxcsr(j, m, depth);
+    put_constant(m, GPR_RDI, (uintptr_t)j->e);
+    put_move(m, GPR_RSI, SCRATCH_B);
+    put_lea(m, GPR_RDX, mem_at(GPR_RSP, depth));
+    if (depth % 16)
+        put_lea(m, GPR_RSP, mem_at(GPR_RSP, -8));
+    put_constant(m, GPR_RAX, fn);
+    put_rr(m, 0, 0xff, 2, GPR_RAX);
+    if (depth % 16)
+        put_lea(m, GPR_RSP, mem_at(GPR_RSP, 8));
+}
+
+/* EAX: JIT_LEAVE or JIT_DISPATCH. */
+static void put_leave_or_dispatch(struct jit *j, struct emitter *m)
+{
+    put_rr(m, 0, 0x83, 7, GPR_RAX); /* cmp */
+    put8(m, JIT_LEAVE);
+    uint8_t *leave = put_jump(m, COND_E);
+    put_load_guest(j, m);
+    put_rm(m, 0, 0xff, 4, FRAME(temp[0])); /* jmp */
+    patch_rel32(leave, m->at);
+    put_leave(m);
+}
+
+/* R11: what jit_exit is told. */
 static void make_exits(struct jit *j, struct emitter *m)
 {
+    union {
+        uint32_t (*fn)(struct emu *, uintptr_t, struct jit_frame *);
+        uint64_t address;
+    } leave = {.fn = jit_exit};
     j->exit_host = m->at;
     put_store(m, SCRATCH_B, FRAME(temp[0]));
     put_move(m, SCRATCH_B, GPR_RAX);
@@ -98,20 +133,8 @@ static void make_exits(struct jit *j, struct emitter *m)
     put_move(m, GPR_RAX, SCRATCH_B);
     put_load(m, SCRATCH_B, FRAME(temp[0]));
     j->exit_saved = m->at;
-    put_store_guest(j, m);
-    for (unsigned r = 0; r < GPR_COUNT; r++) {
-        if (frame_slot(r) < 0)
-            continue;
-        put_load(m, GPR_RAX, FRAME(gpr[frame_slot(r)]));
-        put_store(m, GPR_RAX, guest_gpr(j, r));
-    }
-    put_unload_mxcsr(j, m, 0);
-    put_rm(m, 0, 0x8b, GPR_RAX, FRAME(left));
-    put_rm(m, 0, 0x89, GPR_RAX, mem_absolute(&j->exit.left));
-    put_rm(m, 0, 0x8b, GPR_RAX, FRAME(flags));
-    put_rm(m, 0, 0x89, GPR_RAX, mem_absolute(&j->exit.flags));
-    put_move(m, GPR_RAX, SCRATCH_B);
-    put_leave(m);
+    put_call_c(j, m, leave.address, 0);
+    put_leave_or_dispatch(j, m);
 }
 
 /* Called from translated code with a site in R11 and the flags in the frame. */
@@ -122,26 +145,14 @@ static void make_call_step(struct jit *j, struct emitter *m)
         uint64_t address;
     } step = {.fn = jit_step};
     j->call_step = m->at;
-    put_store_guest(j, m);
-    put_unload_mxcsr(j, m, 8);
-    put_constant(m, GPR_RDI, (uintptr_t)j->e);
-    put_move(m, GPR_RSI, SCRATCH_B);
-    put_lea(m, GPR_RDX, mem_at(GPR_RSP, 8));
-    put_rr(m, FORM_W, 0x83, 5, GPR_RSP); /* sub rsp, 8 */
-    put8(m, 8);
-    put_constant(m, GPR_RAX, step.address);
-    put_rr(m, 0, 0xff, 2, GPR_RAX);
-    put_rr(m, FORM_W, 0x83, 0, GPR_RSP);
-    put8(m, 8);
-    put_rr(m, 0, 0x85, GPR_RAX, GPR_RAX);
-    uint8_t *leave = put_jump(m, COND_NE);
+    put_call_c(j, m, step.address, 8);
+    put_rr(m, 0, 0x85, GPR_RAX, GPR_RAX); /* test */
+    uint8_t *away = put_jump(m, COND_NE);
     put_load_guest(j, m);
     put8(m, 0xc3);
-    patch_rel32(leave, m->at);
-    put_rr(m, FORM_W, 0x83, 0, GPR_RSP); /* the return address into translated code */
-    put8(m, 8);
-    put_rr(m, 0, 0x31, GPR_RAX, GPR_RAX);
-    put_leave(m);
+    patch_rel32(away, m->at);
+    put_lea(m, GPR_RSP, mem_at(GPR_RSP, 8)); /* the return address into translated code */
+    put_leave_or_dispatch(j, m);
 }
 
 void jit_make_thunks(struct jit *j)
@@ -152,7 +163,7 @@ void jit_make_thunks(struct jit *j)
     make_call_step(j, &m);
     union {
         const void *code;
-        uintptr_t (*enter)(const void *, int32_t, uint32_t);
+        void (*enter)(const void *, int32_t, uint32_t);
     } start = {.code = j->executable};
     j->enter = start.enter;
     j->thunks_end = j->used = 4096;

@@ -43,9 +43,8 @@ static enum entry_flags find_entry_flags(const struct translation_state *t)
     return ENTRY_FRAME;
 }
 
-static bool classify_all(struct translation_state *t)
+static void classify_all(struct translation_state *t)
 {
-    bool worth_it = false;
     uint64_t rip = t->rip;
     t->wide = t->mxcsr = false;
     for (unsigned i = 0; i < t->count; i++) {
@@ -55,11 +54,9 @@ static bool classify_all(struct translation_state *t)
         rip += insn->plan->length;
         t->wide |= insn->wide;
         t->mxcsr |= insn->mxcsr;
-        worth_it |= insn->kind != KIND_HANDLER;
     }
     find_groups(t);
     find_needed_flags(t);
-    return worth_it;
 }
 
 /* ---- one instruction ---- */
@@ -319,8 +316,7 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     t->slow_count = t->exit_count = t->site_count = 0;
     t->vector_loaded = t->vector_dirty = 0;
     t->failed = false;
-    if (!classify_all(t))
-        return NULL;
+    classify_all(t);
     t->slot = jit_key_slot(j, key);
     t->code = jit_pool_take(j, sizeof(*t->code));
     size_t used = (j->used + CODE_ALIGN - 1) & ~(size_t)(CODE_ALIGN - 1);

@@ -102,7 +102,7 @@ static struct jit_link *new_link(struct translation_state *t, uint64_t rip, bool
         t->m.full = true;
         return NULL;
     }
-    *link = (struct jit_link){.rip = rip, .owner = t->code, .host_flags = host_flags};
+    *link = (struct jit_link){.rip = rip, .owner = t->code, .host_flags = host_flags, .key = (uint8_t)t->key};
     return link;
 }
 
@@ -233,11 +233,11 @@ static void put_find_target(struct translation_state *t, struct slow *s)
     struct emitter *m = &t->m;
     const struct jit_target *table = t->j->targets[t->slot].entry;
     _Static_assert(sizeof(struct jit_target) == 16, "entries are addressed by a shift");
-    put_rr(m, 0, 0x89, SCRATCH_A, SCRATCH_B);
+    /* rorx r11, r10, 59: the lower bits of the address and, below them, its highest, times the size of an entry */
+    const uint8_t rorx[] = {0xc4, 0x43, 0xfb, 0xf0, 0xda, 64 - 5};
+    put_bytes(m, rorx, sizeof rorx);
     put_rr(m, 0, 0x81, 4, SCRATCH_B); /* and r11d, mask */
-    put32(m, TARGETS - 1);
-    put_rr(m, 0, 0xc1, 4, SCRATCH_B); /* shl r11d, 4 */
-    put8(m, 4);
+    put32(m, (TARGETS - 1) << 4);
     put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_at(SCRATCH_B, (int32_t)(uintptr_t)&table->rip));
     slow_jump(t, s, COND_NE);
 }

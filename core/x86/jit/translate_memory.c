@@ -63,6 +63,7 @@ void put_call_step(struct translation_state *t, const struct insn *insn, const s
                                   .last = last,
                                   .memory = slow != NULL};
     use->site.code = t->code;
+    use->site.key = (uint8_t)t->key;
     use->site.groups = any_group(t);
     use->site.group_failed = slow && slow->group;
     use->site.string = insn->z.meta.category == ZYDIS_CATEGORY_STRINGOP;
