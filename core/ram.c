@@ -1,7 +1,6 @@
 #include "core/ram.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,7 +15,7 @@ static int map_ram(struct guest_ram *ram, struct error *err)
     if (area == MAP_FAILED)
         return error_errno(err, -errno, "reserve %zu bytes of address space for guest RAM", reserved);
     void *host = mmap(area + RAM_GUARD_BYTES, size, PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ram->fd, 0);
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     if (host == MAP_FAILED) {
         int code = -errno;
         munmap(area, reserved);
@@ -39,16 +38,7 @@ int ram_create(struct guest_ram **out, uint64_t size_bytes, struct error *err)
         return error_set(err, -ENOMEM, "out of memory for guest RAM");
     ram->size_bytes = size_bytes;
     ram->low_bytes = size_bytes < RAM_LOW_MAX_BYTES ? size_bytes : RAM_LOW_MAX_BYTES;
-    ram->fd = memfd_create("dejavm-ram", MFD_CLOEXEC);
     int result;
-    if (ram->fd < 0) {
-        result = error_errno(err, -errno, "create the memory file of guest RAM");
-        goto fail;
-    }
-    if (ftruncate(ram->fd, (off_t)size_bytes) < 0) {
-        result = error_errno(err, -errno, "make guest RAM %llu bytes long", (unsigned long long)size_bytes);
-        goto fail;
-    }
     size_t pages = (size_t)ram_page_count(ram);
     ram->page_flags = calloc(pages, sizeof(*ram->page_flags));
     ram->dirty_list = calloc(pages, sizeof(*ram->dirty_list));
@@ -72,8 +62,6 @@ void ram_destroy(struct guest_ram *ram)
         return;
     if (ram->host)
         munmap(ram->host - RAM_GUARD_BYTES, (size_t)ram->size_bytes + 2 * RAM_GUARD_BYTES);
-    if (ram->fd >= 0)
-        close(ram->fd);
     free(ram->page_flags);
     free(ram->dirty_list);
     free(ram);
@@ -131,31 +119,18 @@ int ram_write(struct guest_ram *ram, gpa_t gpa, const void *data, size_t length)
     return 0;
 }
 
-int ram_digest(const struct guest_ram *ram, struct hash128 *out, struct error *err)
+struct hash128 ram_digest(const struct guest_ram *ram)
 {
     struct hash128 digest = {0, 0};
-    off_t size = (off_t)ram->size_bytes;
-    for (off_t start = 0; start < size;) {
-        off_t data = lseek(ram->fd, start, SEEK_DATA);
-        if (data < 0 && errno == ENXIO)
-            break;
-        off_t end = data < 0 ? data : lseek(ram->fd, data, SEEK_HOLE);
-        if (end < 0)
-            return error_errno(err, -errno, "find the used pages of guest RAM");
-        /* Pages are the unit of the digest, whatever granularity the file's holes have. */
-        uint64_t last = ((uint64_t)end + PAGE_MASK) >> PAGE_SHIFT;
-        for (uint64_t page = (uint64_t)data >> PAGE_SHIFT; page < last; page++)
-            ram_digest_add(&digest,
-                           ram_digest_term(ram->host + (page << PAGE_SHIFT), ram_gfn_of_page(ram, page)));
-        start = (off_t)(last << PAGE_SHIFT);
-    }
-    *out = digest;
-    return 0;
+    for (uint64_t page = 0; page < ram_page_count(ram); page++)
+        ram_digest_add(&digest,
+                       ram_digest_term(ram->host + (page << PAGE_SHIFT), ram_gfn_of_page(ram, page)));
+    return digest;
 }
 
 int ram_reset(struct guest_ram *ram, struct error *err)
 {
-    if (fallocate(ram->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)ram->size_bytes) < 0)
+    if (madvise(ram->host, (size_t)ram->size_bytes, MADV_DONTNEED) < 0)
         return error_errno(err, -errno, "give the pages of guest RAM back");
     ram_clear_dirty(ram);
     return 0;

@@ -1,5 +1,7 @@
 /*
- * Guest RAM: one memfd, mapped once, lazily backed by the host, with guard areas around it.
+ * Guest RAM: one anonymous mapping, lazily backed by the host, with guard areas around it. No huge pages are asked for: a guest that
+ * touches bytes far apart would get much more memory than it uses, and where the host is a virtual machine that gives its free
+ * memory back, each huge page that comes again costs more than the faults that it saves.
  *
  * Layout in guest physical space: the first low_bytes are at 0, the rest (if any) at 4 GiB; low_bytes is
  * min(size, 3 GiB). "Offset" below is an offset into the mapping; frame numbers are guest physical.
@@ -31,7 +33,6 @@ struct guest_ram {
     uint8_t *host;       /* start of the mapping, page aligned; size_bytes long */
     uint64_t size_bytes; /* multiple of 4096 */
     uint64_t low_bytes;
-    int fd;
     uint8_t *page_flags;  /* one per page, by offset / 4096 */
     uint32_t *dirty_list; /* page numbers (offset / 4096) with RAM_PAGE_DIRTY, in order of first write */
     size_t dirty_count;
@@ -98,8 +99,8 @@ bool ram_covers(const struct guest_ram *ram, gpa_t gpa, size_t length);
 int ram_read(const struct guest_ram *ram, gpa_t gpa, void *out, size_t length) must_check;
 int ram_write(struct guest_ram *ram, gpa_t gpa, const void *data, size_t length) must_check;
 
-/* The digest of all of RAM (core/base/hash.h), computed in full; holes of the memfd are skipped cheaply. */
-int ram_digest(const struct guest_ram *ram, struct hash128 *out, struct error *err) must_check;
+/* The digest of all of RAM (core/base/hash.h), computed in full: reads every page. */
+struct hash128 ram_digest(const struct guest_ram *ram);
 
 /* Gives all pages back to the host and makes them zero and clean. */
 int ram_reset(struct guest_ram *ram, struct error *err) must_check;

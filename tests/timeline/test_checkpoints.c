@@ -67,7 +67,7 @@ static void check(struct world *w)
     compute_model(w, w->position);
     assert_memory_equal(w->ram->host, w->model, RAM_BYTES);
     ram_tracker_update(&w->tracker);
-    assert_int_equal(ram_digest(w->ram, &full, NULL), 0);
+    full = ram_digest(w->ram);
     assert_true(hash128_equal(full, w->tracker.digest));
     assert_true(checkpoints_bytes(w->checkpoints) <= w->checkpoints->budget_bytes);
 }
