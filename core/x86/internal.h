@@ -253,6 +253,11 @@ enum step write_cr4(struct emu *e, uint64_t value);
 /* RFLAGS as POPF/IRET write it: mask says which bits may change; TLB context (AC) is kept in step. */
 void set_rflags(struct emu *e, uint64_t value, uint64_t mask);
 
+/* ---- string.c ---- */
+
+/* count times the low size (1, 2, 4, 8) bytes of value, one after the other. */
+void string_fill(uint8_t *to, uint64_t value, uint64_t count, unsigned size);
+
 /* ---- fpu_state.c ---- */
 
 /* Moves the guest's x87 state out of the host's registers into cpu.fpu (nothing if it is there already). */

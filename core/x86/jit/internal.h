@@ -183,8 +183,8 @@ uint32_t jit_exit(struct emu *e, uintptr_t way, struct jit_frame *frame);
 /* ---- strings.c ---- */
 
 /*
- * A string instruction with REP, done to its end if it is a simple one; false: nothing was done. Counts all iterations but
- * the last.
+ * A string instruction with REP. True: it was a simple one and is done to its end, and all iterations but the last are counted.
+ * False: the iterations that were done, if any, are counted, and stage 1 can go on.
  */
 bool jit_string(struct emu *e, const struct plan *p);
 
