@@ -23,7 +23,26 @@
 
 enum { BOUNDARY_OK = 0, BOUNDARY_STOP = 1 };
 
-enum boundary_source { SOURCE_RDTSC, SOURCE_RDTSCP, SOURCE_RDPMC, SOURCE_RDRAND, SOURCE_RDSEED };
+enum boundary_source {
+    SOURCE_RDTSC,
+    SOURCE_RDTSCP,
+    SOURCE_RDPMC,
+    SOURCE_RDRAND,
+    SOURCE_RDSEED,
+    SOURCE_IGNNE, /* enum boundary_ignne */
+};
+
+/*
+ * A waiting x87 instruction finds an unmasked exception pending with CR0.NE = 0: FERR# is asserted, and what the pin IGNNE# says is
+ * asked (SDM 3, 2.5, CR0.NE; SDM 1, appendix D). Asked again each time the instruction is tried. Any other value is IGNNE_WAIT.
+ */
+enum boundary_ignne {
+    IGNNE_WAIT =
+        0, /* deasserted: one transition makes the vCPU wait at the instruction, as HLT does, for an interrupt */
+    IGNNE_IGNORE = 1, /* asserted: the instruction is executed, the exception stays pending */
+    IGNNE_NATIVE =
+        2, /* #MF as with CR0.NE = 1: what KVM makes of it (in VMX operation NE is 1: SDM 3, 23.8) */
+};
 
 struct boundary;
 
@@ -45,6 +64,11 @@ struct boundary_ops {
     int (*msr_write)(struct boundary *b, position_t position, uint32_t index, uint64_t value, bool *known);
     /* HLT is about to complete. (The engine returns ENGINE_STOP_HALT after it.) */
     int (*halted)(struct boundary *b, position_t position);
+    /*
+     * No unmasked x87 exception is pending any more: FERR# is deasserted, whatever CR0.NE is. Not an event: it follows from the
+     * registers and answers nothing. NULL: nobody wants to know.
+     */
+    void (*ferr_deasserted)(struct boundary *b);
 };
 
 struct boundary {

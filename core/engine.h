@@ -16,7 +16,7 @@ enum engine_stop {
     ENGINE_STOP_ATTENTION, /* engine_kick was called; at an instruction boundary */
     ENGINE_STOP_WINDOW,    /* request.want_window, and an external interrupt can be delivered now */
     ENGINE_STOP_MATCH,     /* request.match matched: the instruction at this boundary was not yet executed */
-    ENGINE_STOP_HALT,      /* HLT was executed, activity is ACTIVITY_HALTED */
+    ENGINE_STOP_HALT,      /* activity is ACTIVITY_HALTED: by HLT, or by an x87 error (IGNNE_WAIT) */
     ENGINE_STOP_SHUTDOWN,  /* triple fault */
     ENGINE_STOP_BOUNDARY,  /* the boundary said stop, or failed */
     ENGINE_STOP_BREAK,     /* points: the next instruction is at a break address; it was not executed */

@@ -43,6 +43,7 @@ struct machine {
     struct interrupt_controller pic;
     struct io_apic_interface io_apic;
     struct local_apic_interface local_apic;
+    struct ferr_interface ferr;
     uint64_t tsc_offset;
     uint64_t clock_ns;
     struct machine_timer *timers; /* armed ones, earliest first */
@@ -448,6 +449,16 @@ void machine_set_io_apic(struct machine *m, const struct io_apic_interface *io_a
 void machine_set_local_apic(struct machine *m, const struct local_apic_interface *local_apic)
 {
     m->local_apic = *local_apic;
+}
+
+void machine_set_ferr_interface(struct machine *m, const struct ferr_interface *ferr)
+{
+    m->ferr = *ferr;
+}
+
+bool machine_set_ferr(struct machine *m, bool asserted)
+{
+    return m->ferr.set_ferr && m->ferr.set_ferr(m->ferr.device, asserted);
 }
 
 void machine_set_irq(struct machine *m, unsigned irq, bool level)

@@ -111,7 +111,7 @@ struct machine_host {
  *
  * On a board without a local APIC the PIC is connected to the vCPU.
  */
-struct interrupt_controller { /* the PIC */
+struct interrupt_controller {                                 /* the PIC */
     void (*set_line)(void *device, unsigned irq, bool level); /* irq 0..15 */
     bool (*pending)(void *device);        /* an interrupt waits for the vCPU (INTR high) */
     uint8_t (*acknowledge)(void *device); /* INTA: takes the vector */
@@ -131,6 +131,12 @@ struct local_apic_interface {
     bool (*msr_read)(void *device, uint32_t index, uint64_t *value);
     bool (*msr_write)(void *device, uint32_t index, uint64_t value);
     void (*tsc_moved)(void *device); /* machine_tsc_offset has changed */
+    void *device;
+};
+
+/* What the board makes of x87 errors. */
+struct ferr_interface {
+    bool (*set_ferr)(void *device, bool asserted); /* see machine_set_ferr */
     void *device;
 };
 
@@ -156,6 +162,7 @@ int machine_on_destroy(struct machine *m, device_destroy_fn destroy, void *devic
 void machine_set_interrupt_controller(struct machine *m, const struct interrupt_controller *pic);
 void machine_set_io_apic(struct machine *m, const struct io_apic_interface *io_apic);
 void machine_set_local_apic(struct machine *m, const struct local_apic_interface *local_apic);
+void machine_set_ferr_interface(struct machine *m, const struct ferr_interface *ferr);
 
 /*
  * Dispatch. An access that no range covers reads all ones and is counted; one that is only partly covered, or
@@ -243,6 +250,12 @@ uint8_t machine_interrupt_acknowledge(struct machine *m);
 /* The PIC's side of the line, for the local APIC. */
 bool machine_pic_pending(const struct machine *m);
 uint8_t machine_pic_acknowledge(struct machine *m);
+
+/*
+ * The vCPU's pin FERR#: an x87 instruction waits because of an unmasked exception, or none is pending any more (SDM 1, appendix D).
+ * Returns whether IGNNE# is asserted then: never on a board that does nothing about x87 errors.
+ */
+bool machine_set_ferr(struct machine *m, bool asserted);
 
 /* As machine_host.vcpu; NULL where there is none. */
 const struct vcpu_state *machine_vcpu(const struct machine *m);

@@ -155,7 +155,8 @@ enum interrupt_shadow {
 
 enum activity {
     ACTIVITY_RUNNING = 0,
-    ACTIVITY_HALTED = 1,   /* HLT executed, waiting for an interrupt; RIP is after the HLT */
+    ACTIVITY_HALTED = 1,   /* HLT executed, waiting for an interrupt; RIP is after the HLT. Or an x87
+                                instruction, at RIP, waits for one (enum boundary_ignne) */
     ACTIVITY_SHUTDOWN = 2, /* triple fault: only the end follows */
 };
 

@@ -100,6 +100,7 @@ int board_attach(struct machine *m, const struct board_options *options, struct 
         keyboard_controller_attach,
         post_code_attach,
         acpi_pm_timer_attach,
+        x87_error_attach,
         debug_exit_attach,
         debug_console_attach,
     };

@@ -16,6 +16,7 @@ int keyboard_controller_attach(struct machine *m,
                                struct error *err) must_check; /* 8042 reset only, ports 60 64, 92 */
 int acpi_pm_timer_attach(struct machine *m,
                          struct error *err) must_check;                 /* 24 bit, 3.579545 MHz, port 608 */
+int x87_error_attach(struct machine *m, struct error *err) must_check;  /* port f0, IRQ 13 */
 int debug_exit_attach(struct machine *m, struct error *err) must_check; /* isa-debug-exit, port f4 */
 int debug_console_attach(struct machine *m, struct error *err) must_check; /* port e9, console channel 1 */
 

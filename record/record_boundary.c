@@ -317,6 +317,21 @@ const struct vcpu_state *record_vcpu(void *context)
     return r->engine ? r->engine->ops->state(r->engine) : NULL;
 }
 
+/* A recording under KVM whose vCPU is in the emulator for a debugger: as KVM does it, which crosses nothing. */
+static int read_ignne(struct recorder *r, position_t position, uint64_t *value)
+{
+    *value = IGNNE_NATIVE;
+    if (!r->positions)
+        return BOUNDARY_OK;
+    uint64_t entered = enter_devices(r);
+    *value = machine_set_ferr(r->machine, true) ? IGNNE_IGNORE : IGNNE_WAIT;
+    struct event event = crossing(EVENT_CPU_READ, position, 0, 0, *value);
+    event.source = SOURCE_IGNNE;
+    event.flag = true;
+    record_event(r, &event);
+    return leave_devices(r, entered);
+}
+
 static int cpu_read(struct boundary *b, position_t position, enum boundary_source source, uint32_t argument,
                     uint64_t *value, bool *valid)
 {
@@ -336,6 +351,8 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
         break;
     case SOURCE_RDPMC: /* there are no counters: they stand at 0 */
         break;
+    case SOURCE_IGNNE:
+        return read_ignne(r, position, value);
     }
     struct event event = crossing(EVENT_CPU_READ, position, argument, 0, *value);
     event.source = (uint8_t)source;
@@ -377,6 +394,11 @@ static int halted(struct boundary *b, position_t position)
     return record_event(recorder_of(b), &event);
 }
 
+static void ferr_deasserted(struct boundary *b)
+{
+    machine_set_ferr(recorder_of(b)->machine, false);
+}
+
 const struct boundary_ops record_boundary_ops = {
     .pio_read = pio_read,
     .pio_write = pio_write,
@@ -386,4 +408,5 @@ const struct boundary_ops record_boundary_ops = {
     .msr_read = msr_read,
     .msr_write = msr_write,
     .halted = halted,
+    .ferr_deasserted = ferr_deasserted,
 };

@@ -7,7 +7,7 @@
 
 enum { SHOWN_BYTES = 48 };
 
-static const char *const source_names[] = {"rdtsc", "rdtscp", "rdpmc", "rdrand", "rdseed"};
+static const char *const source_names[] = {"rdtsc", "rdtscp", "rdpmc", "rdrand", "rdseed", "ignne"};
 
 const char *event_source_name(uint8_t source)
 {

@@ -57,6 +57,11 @@ static int assist_cpu_read(struct boundary *b, position_t position, enum boundar
 {
     struct kvm_engine *e = engine_of(b);
     (void)position;
+    if (source == SOURCE_IGNNE) { /* as KVM does it, which crosses nothing */
+        *value = IGNNE_NATIVE;
+        *valid = true;
+        return BOUNDARY_OK;
+    }
     e->after_crossing = true;
     return e->engine.boundary->ops->cpu_read(e->engine.boundary, POSITION_UNKNOWN, source, argument, value,
                                              valid);

@@ -349,7 +349,8 @@ static int handle_failure(struct emu *e, enum step step, struct error *err)
 {
     e->hit_stop = 0; /* what an instruction did that was not completed has not happened */
     if (step == STEP_FAULT && finish_delivery(e, STEP_FAULT) != STEP_STOP) {
-        points_note_exception(e, e->fault.vector);
+        if (!e->fault.waits)
+            points_note_exception(e, e->fault.vector);
         return GO_ON;
     }
     if (e->error.code) {

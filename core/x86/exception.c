@@ -326,6 +326,10 @@ static void note_page_fault(struct emu *e)
 
 enum step deliver_fault(struct emu *e)
 {
+    if (unlikely(e->fault.waits)) {
+        e->cpu.activity = ACTIVITY_HALTED;
+        return STEP_NEXT;
+    }
     uint64_t cr2 = e->cpu.cr2;
     uint8_t pending = e->cpu.pending_debug;
     e->cpu.pending_debug = 0; /* data breakpoints of the instruction that was not completed */

@@ -6,7 +6,6 @@
 #include "core/x86/code_arena.h"
 #include "core/x86/stub.h"
 
-#define FSW_ES   0x0080u
 #define MXCSR_MM 0x20000u /* AMD: misaligned SSE operands are fine */
 
 enum step exec_undefined(struct emu *e, const struct plan *p)
@@ -213,7 +212,7 @@ static enum step check_vector(struct emu *e, const struct plan *p)
      * guest's x87 state in place. With an exception pending it is not.
      */
     if (unlikely(p->mnemonic == ZYDIS_MNEMONIC_CVTPI2PS) && step == STEP_NEXT && p->mem_access) {
-        if (e->cpu.fpu.fsw & FSW_ES)
+        if (x87_pending(e))
             x87_sync(e);
         else
             x87_load(e);
@@ -222,6 +221,8 @@ static enum step check_vector(struct emu *e, const struct plan *p)
         step = fpu_check(e, FPU_MMX);
         if (step == STEP_NEXT)
             step = x87_check_pending(e);
+        if (step == STEP_NEXT && unlikely(x87_pending(e)))
+            x87_hold(e);
         if (step == STEP_NEXT)
             x87_load(e);
     }
@@ -347,6 +348,8 @@ static enum step exec_vector(struct emu *e, const struct plan *p)
         step = exec_vector_slow(e, p);
     if ((p->flags & EXEC_MMX) && e->x87_live)
         __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
+    if (unlikely(e->x87_held))
+        x87_release(e);
     return step;
 }
 

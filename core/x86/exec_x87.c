@@ -94,15 +94,11 @@ static bool second_access_wraps(const struct emu *e, const struct plan *p)
     return p->mem_bytes == 10 && p->addr_size < 8 && truncate_to(offset + 8, p->addr_size) < 8;
 }
 
-static enum step exec_x87(struct emu *e, const struct plan *p)
+static enum step exec_x87_operand(struct emu *e, const struct plan *p)
 {
     gva_t linear;
     uint8_t *data = NULL;
-    enum step step = fpu_check(e, FPU_X87);
-    if (step == STEP_NEXT && (p->flags & EXEC_WAIT))
-        step = x87_check_pending(e);
-    if (unlikely(step != STEP_NEXT))
-        return step;
+    enum step step = STEP_NEXT;
     if (p->mem_access)
         data = operand_host(e, p, p->mem_access);
     if (p->mem_access && !data) {
@@ -118,6 +114,30 @@ static enum step exec_x87(struct emu *e, const struct plan *p)
     }
     call_x87(e, p, data);
     return STEP_NEXT;
+}
+
+/* With an exception pending: a waiting instruction goes on only if it is ignored; others may end it, as FLDCW may when it is. */
+static enum step exec_x87_pending(struct emu *e, const struct plan *p)
+{
+    bool waits = p->flags & EXEC_WAIT;
+    enum step step = waits ? x87_check_pending(e) : STEP_NEXT;
+    if (step != STEP_NEXT)
+        return step;
+    if (waits)
+        x87_hold(e);
+    step = exec_x87_operand(e, p);
+    if (waits)
+        x87_release(e);
+    x87_note_end(e, true);
+    return step;
+}
+
+static enum step exec_x87(struct emu *e, const struct plan *p)
+{
+    enum step step = fpu_check(e, FPU_X87);
+    if (unlikely(step != STEP_NEXT))
+        return step;
+    return unlikely(x87_pending(e)) ? exec_x87_pending(e, p) : exec_x87_operand(e, p);
 }
 
 static enum step exec_fninit(struct emu *e, const struct plan *p)

@@ -5,11 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/x86/io.h"
 #include "core/x86/stub.h"
 
-#define FSW_ES         0x0080u
 #define FSW_B          0x8000u
 #define FSW_EXCEPTIONS 0x3fu
+#define FSW_SF         0x40u
 #define FCW_WRITABLE   0x1f3fu
 #define FCW_FIXED      0x0040u
 #define FTW_SPECIAL    2u
@@ -116,19 +117,6 @@ void x87_sync(struct emu *e)
     e->x87_live = false;
 }
 
-enum step x87_check_pending(struct emu *e)
-{
-    if (likely(!(e->cpu.fpu.fsw & FSW_ES)))
-        return STEP_NEXT;
-    if (e->cpu.cr0 & CR0_NE)
-        return raise_exception(e, VEC_MF);
-    e->stop_reason =
-        error_set(&e->error, -ENOTSUP,
-                  "x87 exception at RIP %#llx with CR0.NE = 0: reporting by IRQ 13 is not emulated",
-                  (unsigned long long)e->cpu.rip);
-    return STEP_STOP;
-}
-
 enum step mxcsr_check(struct emu *e, uint32_t value)
 {
     if (value & ~e->model->mxcsr_mask)
@@ -179,6 +167,46 @@ void x87_settle(struct fpu_state *f)
     f->fcw = (uint16_t)((f->fcw & FCW_WRITABLE) | FCW_FIXED);
     f->fop &= EXEC_FOP_MASK;
     update_summary(f);
+}
+
+/* ---- errors ---- */
+
+enum step x87_check_pending(struct emu *e)
+{
+    uint64_t ignne = IGNNE_NATIVE;
+    bool valid;
+    if (likely(!x87_pending(e)))
+        return STEP_NEXT;
+    if (!(e->cpu.cr0 & CR0_NE)) {
+        enum step step = io_cpu_read(e, SOURCE_IGNNE, 0, &ignne, &valid);
+        if (step != STEP_NEXT || ignne == IGNNE_IGNORE)
+            return step;
+    }
+    if (ignne == IGNNE_NATIVE)
+        return raise_exception(e, VEC_MF);
+    e->fault = (struct fault){.waits = true};
+    return STEP_FAULT;
+}
+
+void x87_hold(struct emu *e)
+{
+    x87_sync(e);
+    e->x87_held = e->cpu.fpu.fsw & (FSW_EXCEPTIONS | FSW_SF);
+    e->cpu.fpu.fsw &= (uint16_t) ~(FSW_EXCEPTIONS | FSW_SF | FSW_ES | FSW_B);
+}
+
+void x87_release(struct emu *e)
+{
+    x87_sync(e);
+    e->cpu.fpu.fsw |= e->x87_held;
+    e->x87_held = 0;
+    update_summary(&e->cpu.fpu);
+}
+
+void x87_note_end(struct emu *e, bool pending)
+{
+    if (unlikely(pending) && !x87_pending(e) && e->boundary->ops->ferr_deasserted)
+        e->boundary->ops->ferr_deasserted(e->boundary);
 }
 
 /* SDM 2, CPUID.7.0:EBX[13]: FCS and FDS are deprecated and read as zero. */
@@ -307,6 +335,7 @@ static enum step do_fxsave(struct emu *e, const struct plan *p)
 
 static enum step do_fxrstor(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     gva_t linear;
     enum step step = fx_check(e, p, ACCESS_READ, &linear);
     if (step == STEP_NEXT)
@@ -322,6 +351,7 @@ static enum step do_fxrstor(struct emu *e, const struct plan *p)
     fx_load_x87(e, p, image);
     e->cpu.fpu.mxcsr = mxcsr;
     fx_load_xmm(e, p, image);
+    x87_note_end(e, pending);
     return STEP_NEXT;
 }
 
@@ -476,6 +506,7 @@ static enum step environment_linear(struct emu *e, const struct plan *p, size_t 
 
 static enum step do_fnstenv(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     uint8_t image[28];
     gva_t linear;
     size_t length = environment_bytes(p);
@@ -491,11 +522,13 @@ static enum step do_fnstenv(struct emu *e, const struct plan *p)
         e->cpu.fpu.fcw |= FSW_EXCEPTIONS;
         update_summary(&e->cpu.fpu);
     }
+    x87_note_end(e, pending);
     return step;
 }
 
 static enum step do_fldenv(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     uint8_t image[28];
     gva_t linear;
     size_t length = environment_bytes(p);
@@ -516,6 +549,7 @@ static enum step do_fldenv(struct emu *e, const struct plan *p)
     memcpy(st, e->cpu.fpu.st, sizeof st);
     for (unsigned i = 0; i < 8; i++)
         memcpy(e->cpu.fpu.st[i], st[(i + stack_top(&e->cpu.fpu) - old_top) & 7], 16);
+    x87_note_end(e, pending);
     return STEP_NEXT;
 }
 
@@ -536,6 +570,7 @@ static void x87_initialise(struct fpu_state *f)
 
 static enum step do_fnsave(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     uint8_t image[108];
     gva_t linear;
     size_t environment = environment_bytes(p);
@@ -551,11 +586,13 @@ static enum step do_fnsave(struct emu *e, const struct plan *p)
     step = mem_write(e, linear, image, environment + 80);
     if (step == STEP_NEXT)
         x87_initialise(&e->cpu.fpu);
+    x87_note_end(e, pending);
     return step;
 }
 
 static enum step do_frstor(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     uint8_t image[108];
     gva_t linear;
     size_t environment = environment_bytes(p);
@@ -574,6 +611,7 @@ static enum step do_frstor(struct emu *e, const struct plan *p)
         memcpy(e->cpu.fpu.st[i], image + environment + 10 * (size_t)i, 10);
         memset(e->cpu.fpu.st[i] + 10, 0, 6);
     }
+    x87_note_end(e, pending);
     return STEP_NEXT;
 }
 

@@ -56,6 +56,8 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 struct fault {
     uint8_t vector;
     bool has_error_code;
+    bool
+        waits; /* no exception: the vCPU waits at the instruction for an interrupt (IGNNE_WAIT). The rest is 0 */
     uint32_t error_code;
     uint64_t cr2; /* with VEC_PF */
 };
@@ -89,6 +91,7 @@ struct emu {
     bool block_gone;    /* the code being executed was written: leave the block after this instruction */
     bool boundary_stop; /* the boundary said BOUNDARY_STOP: the run ends after this instruction */
     bool x87_live;      /* the guest's x87 state is in the host's registers, cpu.fpu is stale */
+    uint8_t x87_held;   /* exception flags that are not in fsw while x87_hold is in effect */
 
     struct engine engine;
     struct guest_ram *ram;
@@ -139,7 +142,7 @@ enum step raise_page_fault(struct emu *e, gva_t address, uint32_t code);
 /*
  * Delivers e->fault through the IDT or IVT, escalating to #DF and shutdown (activity = ACTIVITY_SHUTDOWN). RIP is
  * that of the faulting instruction. Sets RF in the saved flags for fault-class exceptions. Does not count position.
- * Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space).
+ * Returns 0, or STEP_STOP when the boundary failed (an IDT in MMIO space). fault.waits: activity becomes ACTIVITY_HALTED, no more.
  */
 enum step deliver_fault(struct emu *e);
 enum event_class {

@@ -64,8 +64,8 @@ enum step io_write(struct emu *e, uint16_t port, unsigned size, uint32_t value)
                                                   (uint32_t)truncate_to(value, size)));
 }
 
-static enum step cpu_value(struct emu *e, enum boundary_source source, uint32_t argument, uint64_t *value,
-                           bool *valid)
+enum step io_cpu_read(struct emu *e, enum boundary_source source, uint32_t argument, uint64_t *value,
+                      bool *valid)
 {
     *value = 0;
     *valid = true;
@@ -230,7 +230,7 @@ static enum step do_rdtsc(struct emu *e, const struct plan *p)
     if ((e->cpu.cr4 & CR4_TSD) && protected_mode(e) && vcpu_cpl(&e->cpu) != 0)
         return raise_exception_code(e, VEC_GP, 0);
     uint64_t value;
-    enum step step = cpu_value(e, scp ? SOURCE_RDTSCP : SOURCE_RDTSC, 0, &value, &valid);
+    enum step step = io_cpu_read(e, scp ? SOURCE_RDTSCP : SOURCE_RDTSC, 0, &value, &valid);
     if (step != STEP_NEXT)
         return step;
     gpr_write(e, GPR_RAX, 4, (uint32_t)value);
@@ -247,7 +247,7 @@ static enum step do_rdpmc(struct emu *e, const struct plan *p)
     if (!(e->cpu.cr4 & CR4_PCE) && protected_mode(e) && vcpu_cpl(&e->cpu) != 0)
         return raise_exception_code(e, VEC_GP, 0);
     uint64_t value;
-    enum step step = cpu_value(e, SOURCE_RDPMC, (uint32_t)e->cpu.gpr[GPR_RCX], &value, &valid);
+    enum step step = io_cpu_read(e, SOURCE_RDPMC, (uint32_t)e->cpu.gpr[GPR_RCX], &value, &valid);
     if (step != STEP_NEXT)
         return step;
     gpr_write(e, GPR_RAX, 4, (uint32_t)value);
@@ -260,7 +260,7 @@ static enum step do_random(struct emu *e, const struct plan *p)
     uint64_t value;
     bool valid;
     enum boundary_source source = p->mnemonic == ZYDIS_MNEMONIC_RDRAND ? SOURCE_RDRAND : SOURCE_RDSEED;
-    enum step step = cpu_value(e, source, p->op_size, &value, &valid);
+    enum step step = io_cpu_read(e, source, p->op_size, &value, &valid);
     if (step != STEP_NEXT)
         return step;
     gpr_write(e, p->reg[0], p->op_size, valid ? truncate_to(value, p->op_size) : 0);

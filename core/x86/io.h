@@ -10,5 +10,8 @@ enum step io_permitted(struct emu *e, uint16_t port, unsigned size);
 /* One access through the boundary, at e->position. STEP_NEXT (boundary_stop may be set) or STEP_STOP. */
 enum step io_read(struct emu *e, uint16_t port, unsigned size, uint32_t *value);
 enum step io_write(struct emu *e, uint16_t port, unsigned size, uint32_t value);
+/* As boundary_ops.cpu_read. */
+enum step io_cpu_read(struct emu *e, enum boundary_source source, uint32_t argument, uint64_t *value,
+                      bool *valid);
 
 #endif

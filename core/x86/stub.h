@@ -84,8 +84,24 @@ extern const struct plan_handlers xsave_handlers;  /* xsave.c */
 void x87_load(struct emu *e);
 /* What the CPU makes of loaded control and status words: bits that do not exist are dropped, ES and B follow. fpu_state.c */
 void x87_settle(struct fpu_state *f);
-/* #MF for a pending unmasked x87 exception: STEP_NEXT when there is none. */
+/*
+ * What a waiting instruction does about a pending unmasked x87 exception: #MF, or with CR0.NE = 0 what IGNNE# says. STEP_NEXT when
+ * there is none, and also, with ES still set, when it is ignored: the host may execute the instruction under x87_hold only.
+ */
 enum step x87_check_pending(struct emu *e);
+/* From x87_hold to x87_release fsw is without the pending exceptions, so that the host does not raise them. */
+void x87_hold(struct emu *e);
+void x87_release(struct emu *e);
+/* After an instruction that can end an error: tells the boundary when FERR# falls. pending: what x87_pending said before it. */
+void x87_note_end(struct emu *e, bool pending);
+
+#define FSW_ES 0x0080u
+
+/* An unmasked exception is pending. */
+static inline bool x87_pending(const struct emu *e)
+{
+    return e->cpu.fpu.fsw & FSW_ES;
+}
 /*
  * Before the guest loads MXCSR: STEP_NEXT; #GP(0) for bits that its CPU model lacks; STEP_STOP with e->error for
  * bits that only this host's CPU lacks.

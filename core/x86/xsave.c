@@ -179,6 +179,7 @@ static void x87_reset(struct fpu_state *f)
 
 static enum step do_xrstor(struct emu *e, const struct plan *p)
 {
+    bool pending = x87_pending(e);
     uint64_t header[8];
     uint8_t upper[XSAVE_AVX_BYTES] = {0};
     uint8_t *image = e->fpu_image;
@@ -221,6 +222,7 @@ static enum step do_xrstor(struct emu *e, const struct plan *p)
         fx_load_xmm(e, p, image);
     for (unsigned i = 0; (rfbm & XCR0_AVX) && i < vector_count(p); i++)
         memcpy(e->cpu.fpu.ymm[i] + 16, upper + 16 * i, 16);
+    x87_note_end(e, pending);
     return STEP_NEXT;
 }
 

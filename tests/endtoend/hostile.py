@@ -14,7 +14,7 @@ MODES = {
     "ports": True, "mmio": True, "tables": True, "system": False, "triple": True, "cr3": True, "stack": True,
     "ud": True, "pf": True, "nested": False, "rep-ram": True, "rep-mmio": True, "rep-port": True,
     "rep-mmio-read": True, "rep-port-read": True, "platform": True, "halt": True,
-    "spin": True, "deaf": True, "nowhere": True, "not-canonical": True,
+    "spin": True, "x87": True, "deaf": True, "nowhere": True, "not-canonical": True,
 }
 # "nested" overwrites its own code with exception frames and executes those. Where that makes an IRET with a bad selector, kvm_pvm
 # pushes the error code 0 instead of the selector (SDM 2, IRET; tests/ring0/deviations.c), and the recording diverges.
@@ -26,7 +26,7 @@ def one(dejavm, engine, guest, mode, exact):
     trace = dejavm.path(f"hostile-{mode}.dvm")
     start = time.time()
     _, err, status = dejavm.run("record", "-o", trace, "--engine", engine, "--timeout", str(TIMEOUT_S), "--serial", "null",
-                                "--no-seal", "--append", f"mode={mode} count=300 seed=3", guest, status=None, timeout=60)
+                                "--no-seal", "--append", f"mode={mode} count=300 seed=3" + (" pointers" if engine == "emu" else ""), guest, status=None, timeout=60)
     took = time.time() - start
     if status not in (0, 1) or "guest ended" not in err and status == 0:
         raise Failure(f"{mode}: record gave status {status}: {err[-800:]}")

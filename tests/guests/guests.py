@@ -173,18 +173,19 @@ HOSTILE = {
     "rep-port": r"end: timeout",
     "rep-mmio-read": r"end: timeout",
     "rep-port-read": r"end: timeout",
+    "x87": ANY,
     "halt": r"end: halted",
     "spin": r"end: timeout",
     "nowhere": r"end: exit 1",
     "not-canonical": r"end: exit 1",
 }
-RANDOM_MODES = {"ports", "mmio", "tables", "system"}
+RANDOM_MODES = {"ports", "mmio", "tables", "system", "x87"}
 
 
 def hostile(r):
     for mode, pattern in HOSTILE.items():
         for seed in range(4 if mode in RANDOM_MODES else 1):
-            printed, end = r.run("hostile", f"mode={mode} seed={seed} count=300", timeout=0.4)
+            printed, end = r.run("hostile", f"mode={mode} seed={seed} count=300 pointers", timeout=0.4)
             expect_match(f"hostile mode={mode} seed={seed}", end, pattern)
             if not printed.startswith(f"mode {mode}\n"):
                 raise Failure(f"hostile mode={mode} did not get that far: {printed}")

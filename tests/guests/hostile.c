@@ -166,6 +166,107 @@ static void system_registers(void)
     }
 }
 
+/* Waits for no error: answers as it likes, or not at all. */
+static void answer_x87_error(struct interrupt_frame *f)
+{
+    uint64_t r = random_number();
+    (void)f;
+    if (r & 3)
+        out8(0xf0, (uint8_t)r);
+    if (r & 4)
+        __asm__ volatile("fnclex");
+    if (r & 8)
+        pic_end_of_interrupt(13);
+}
+
+/* A timer that now and then ends what would wait for ever. */
+static void unblock_x87_error(struct interrupt_frame *f)
+{
+    uint64_t r = random_number();
+    (void)f;
+    if (!(r & 3))
+        __asm__ volatile("fninit");
+    out8(0xa1, r & 4 ? 0xdf : 0xff);
+    out8(0xa0, 0x20);
+    pic_end_of_interrupt(0);
+}
+
+/*
+ * Random x87 states and instructions, CR0.NE on and off, IRQ 13 masked or not, interrupts off for a while. "pointers": the x87's
+ * pointers are stored too. AMD's CPUs lose them when the host changes tasks (FXSAVE without an exception pending), so not under KVM.
+ */
+static void x87_errors(void)
+{
+    static uint8_t image[576] __attribute__((aligned(64)));
+    bool pointers = option_present("pointers");
+    pic_init();
+    interrupt_set_handler(32, unblock_x87_error);
+    interrupt_set_handler(32 + 13, answer_x87_error);
+    pic_enable(0);
+    pic_enable(13);
+    pit_start(2000);
+    interrupts_enable();
+    for (uint64_t i = 0; i < count * 10; i++) {
+        uint64_t r = random_number();
+        image[0] = (uint8_t)r, image[1] = 3; /* FCW */
+        image[2] = (uint8_t)(r >> 8), image[4] = (uint8_t)(r >> 16);
+        image[25] = 0x1f; /* MXCSR */
+        switch (r >> 32 & 15) {
+        case 0:
+            write_cr0(read_cr0() ^ 0x20);
+            break;
+        case 1:
+            TRY("fxrstor64 (%0)", "r"(image));
+            break;
+        case 2:
+            TRY("fldcw (%0)", "r"(image));
+            break;
+        case 3:
+            TRY("fldz; fld1; fdivp", "r"(image));
+            break;
+        case 4:
+            TRY("fldenv (%0)", "r"(image));
+            break;
+        case 5:
+            TRY("frstor (%0)", "r"(image));
+            break;
+        case 6:
+            if (pointers)
+                TRY("fnsave (%0)", "r"(image));
+            else
+                TRY("fninit", "r"(image));
+            break;
+        case 7:
+            TRY("movq (%0), %%mm3; paddb %%mm3, %%mm4; emms", "r"(image));
+            break;
+        case 8:
+            TRY("cvtpi2ps %%mm1, %%xmm2; cvtps2pi (%0), %%mm5", "r"(image));
+            break;
+        case 9:
+            out8(0xf0, 0);
+            break;
+        case 10:
+            TRY("fsqrt; fistpll 64(%0)", "r"(image));
+            break;
+        case 11:
+            TRY("fnclex", "r"(image));
+            break;
+        case 12:
+            if (!(r >> 40 & 63)) {
+                __asm__ volatile("cli");
+                TRY("fwait", "r"(image));
+                __asm__ volatile("sti");
+            }
+            break;
+        default:
+            if (pointers)
+                TRY("fwait; fnstenv 128(%0)", "r"(image));
+            TRY("fwait; fstsw 192(%0)", "r"(image));
+            break;
+        }
+    }
+}
+
 static void triple_fault(void)
 {
     struct __attribute__((packed)) {
@@ -445,6 +546,7 @@ static const struct {
     {"rep-port-read", huge_rep_port_read, false},
     {"flood", flood, false},
     {"platform", platform, true},
+    {"x87", x87_errors, true},
     {"halt", halt, false},
     {"spin", spin, false},
     {"deaf", deaf, false},

@@ -119,6 +119,10 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
     (void)position, (void)argument;
     struct runner *r = runner_of(b);
     *valid = true;
+    if (source == SOURCE_IGNNE) {
+        *value = machine_set_ferr(r->machine, true) ? IGNNE_IGNORE : IGNNE_WAIT;
+        return after_access(r);
+    }
     if (source == SOURCE_RDTSC || source == SOURCE_RDTSCP)
         *value = host_ns() - r->started_ns;
     else
@@ -147,6 +151,11 @@ static int halted(struct boundary *b, position_t position)
     return BOUNDARY_OK;
 }
 
+static void ferr_deasserted(struct boundary *b)
+{
+    machine_set_ferr(runner_of(b)->machine, false);
+}
+
 static const struct boundary_ops boundary_ops = {
     .pio_read = pio_read,
     .pio_write = pio_write,
@@ -156,6 +165,7 @@ static const struct boundary_ops boundary_ops = {
     .msr_read = msr_read,
     .msr_write = msr_write,
     .halted = halted,
+    .ferr_deasserted = ferr_deasserted,
 };
 
 /* ---- running ---- */

@@ -37,8 +37,12 @@ static int cpu_read(struct boundary *b, position_t position, enum boundary_sourc
 {
     (void)position;
     (void)argument;
-    *value = 0x1122334455667788;
     *valid = true;
+    if (source == SOURCE_IGNNE) {
+        *value = container_of(b, struct rig, boundary)->ignne;
+        return cross(b, 'x', 0, 0, *value);
+    }
+    *value = 0x1122334455667788;
     return cross(b, 't', (uint64_t)source, 8, *value);
 }
 
@@ -57,12 +61,25 @@ static int msr_write(struct boundary *b, position_t position, uint32_t index, ui
     return cross(b, 'M', index, 8, value);
 }
 
+static int halted(struct boundary *b, position_t position)
+{
+    (void)position;
+    return cross(b, 'h', 0, 0, 0);
+}
+
+static void ferr_deasserted(struct boundary *b)
+{
+    cross(b, 'f', 0, 0, 0);
+}
+
 static const struct boundary_ops ops = {
     .mmio_read = mmio_read,
     .mmio_write = mmio_write,
     .cpu_read = cpu_read,
     .msr_read = msr_read,
     .msr_write = msr_write,
+    .halted = halted,
+    .ferr_deasserted = ferr_deasserted,
 };
 
 /* ---- life ---- */

@@ -41,7 +41,7 @@ enum {
 #define RIG_CROSSINGS_MAX 64
 
 struct rig_crossing {
-    char kind; /* 'r', 'w' MMIO; 'm', 'M' MSR read, write; 't' TSC */
+    char kind; /* 'r', 'w' MMIO; 'm', 'M' MSR read, write; 't' TSC; 'h' HLT; 'x' IGNNE#; 'f' FERR# falls */
     uint64_t address, value;
     unsigned size;
 };
@@ -57,6 +57,7 @@ struct rig {
     int answer;       /* what the boundary returns */
     unsigned fail_at; /* the crossing that gets it; the others are BOUNDARY_OK */
     bool msr_known;
+    uint64_t ignne; /* the answer to SOURCE_IGNNE */
 };
 
 struct rig *rig_create(void); /* real mode, as after reset */
