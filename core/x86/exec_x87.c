@@ -20,6 +20,8 @@ static void call_x87(struct emu *e, const struct plan *p, void *data)
     x87_load(e);
     call_with_flags(e, p, data);
     __asm__ volatile("fnstsw %0" : "=m"(e->cpu.fpu.fsw));
+    if (p->extra & EXEC_X87_CONTROL)
+        __asm__ volatile("fnstcw %0" : "=m"(e->cpu.fpu.fcw));
     x87_track(e, p);
 }
 

@@ -35,13 +35,11 @@ static bool computes_without_stub(ZydisMnemonic mnemonic)
     }
 }
 
-/* Division tests for overflow first; CMPXCHG16B for alignment; the others can be MMX instructions or not. */
+/* FNINIT clears FIP and the like; the others can be MMX instructions or not. */
 static bool needs_its_handler(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
-    case ZYDIS_MNEMONIC_DIV:
-    case ZYDIS_MNEMONIC_IDIV:
-    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_FNINIT:
     case ZYDIS_MNEMONIC_CVTPI2PS:
     case ZYDIS_MNEMONIC_CVTPI2PD:
         return true;
@@ -198,11 +196,12 @@ static void note_flags(const struct translation_state *t, struct insn *insn)
     uint64_t defined = (f->modified | f->set_0 | f->set_1) & RFLAGS_STATUS;
     uint64_t touched = defined | (f->undefined & RFLAGS_STATUS);
     insn->sets_flags = touched != 0;
+    /* Whether FCOMI clears OF, SF and AF, as the SDM says, is left to the host. */
     if (is_shift(insn->z.mnemonic))
         insn->sets_all = sets_undefined_too(t, insn);
     else
-        insn->sets_all =
-            defined == RFLAGS_STATUS || (touched == RFLAGS_STATUS && sets_undefined_too(t, insn));
+        insn->sets_all = (defined == RFLAGS_STATUS && !insn->x87) ||
+                         (touched == RFLAGS_STATUS && sets_undefined_too(t, insn));
     insn->reads_flags = (f->tested & RFLAGS_STATUS) != 0;
     if (insn->reads_flags)
         insn->sets_all = false;
@@ -253,7 +252,7 @@ static bool vector_available(const struct translation_state *t, const struct pla
 {
     if (!p->stub)
         return true;
-    if (p->flags & (EXEC_X87 | EXEC_MMX | EXEC_WAIT))
+    if ((p->flags & (EXEC_X87 | EXEC_MMX)) && !(t->key & KEY_X87))
         return false;
     if ((p->flags & EXEC_SSE) && !(t->key & KEY_SSE))
         return false;
@@ -288,7 +287,8 @@ static bool classify_native(const struct translation_state *t, struct insn *insn
         return false;
     insn->leaves = insn->memory;
     insn->mxcsr = p->stub && (p->flags & EXEC_MXCSR);
-    insn->aligned = p->stub && (p->flags & EXEC_ALIGNED);
+    insn->x87 = p->stub && (p->flags & (EXEC_X87 | EXEC_MMX));
+    insn->aligned = (p->stub && (p->flags & EXEC_ALIGNED)) || insn->z.mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B;
     insn->wide = insn->vector_used && insn->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
     note_flags(t, insn);
     choose_remat(t, insn);
@@ -371,6 +371,38 @@ static enum insn_kind classify_exchange(struct insn *insn)
     return operand_in_page(insn, size) ? KIND_EXCHANGE : KIND_HANDLER;
 }
 
+/* Checks for overflow come before it, and use a scratch register. */
+static enum insn_kind classify_divide(const struct translation_state *t, struct insn *insn)
+{
+    const ZydisDecodedOperand *by = &insn->op[0];
+    if (!classify_native(t, insn) || (by->type == ZYDIS_OPERAND_TYPE_REGISTER && is_high_byte(by->reg.value)))
+        return KIND_HANDLER;
+    insn->leaves = true;
+    return KIND_DIVIDE;
+}
+
+/* With a register as bit offset, which reaches beyond the operand (SDM 2, BT). */
+static enum insn_kind classify_bit_test(const struct translation_state *t, struct insn *insn)
+{
+    const struct plan *p = insn->plan;
+    if (insn->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY || insn->op[1].type != ZYDIS_OPERAND_TYPE_REGISTER)
+        return classify_native(t, insn) ? KIND_NATIVE : KIND_HANDLER;
+    if (!note_operands(insn) || p->seg >= SEG_FS || in_frame(p->reg[0]))
+        return KIND_HANDLER;
+    insn->leaves = true;
+    note_flags(t, insn);
+    return KIND_BIT_TEST;
+}
+
+/* FLDCW may unmask an exception that is pending, which its handler looks after. */
+static enum insn_kind classify_fldcw(const struct translation_state *t, struct insn *insn)
+{
+    if (!classify_native(t, insn))
+        return KIND_HANDLER;
+    insn->leaves = true;
+    return KIND_FLDCW;
+}
+
 static enum insn_kind classify(const struct translation_state *t, struct insn *insn)
 {
     const struct plan *p = insn->plan;
@@ -404,6 +436,21 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
     case ZYDIS_MNEMONIC_CALL:
     case ZYDIS_MNEMONIC_RET:
         return classify_branch(insn);
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+        return classify_divide(t, insn);
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return classify_bit_test(t, insn);
+    case ZYDIS_MNEMONIC_FLDCW:
+        return classify_fldcw(t, insn);
+    case ZYDIS_MNEMONIC_FWAIT:
+        return t->key & KEY_X87 ? KIND_NOTHING : KIND_HANDLER;
+    case ZYDIS_MNEMONIC_VZEROUPPER:
+        insn->wide = true;
+        return t->key & KEY_AVX ? KIND_VZEROUPPER : KIND_HANDLER;
     default:
         break;
     }

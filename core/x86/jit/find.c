@@ -22,6 +22,9 @@ unsigned jit_current_key(const struct emu *e)
         key |= KEY_MASKED;
     if (vcpu_cpl(s) == 0)
         key |= KEY_CPL0;
+    const uint16_t x87_masks = 0x3f;
+    if (available && (s->fpu.fcw & x87_masks) == x87_masks)
+        key |= KEY_X87;
     return key;
 }
 

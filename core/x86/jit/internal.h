@@ -9,7 +9,7 @@
  *                  about as fast as a register on CPUs that rename memory, and signals leave what is above RSP alone.
  *   status flags   the guest's, or in the frame, or made anew from registers: translate_flags.c
  *   XMM0..15       the guest's where a block uses them, from their first use in the block to its end
- *   x87, MMX       the guest's, as stage 1 leaves them (e->x87_live)
+ *   x87, MMX       the guest's, in blocks that use them (e->x87_live); FIP and the like are in cpu.fpu wherever a block is left
  *
  * Steps are counted at block entry: frame.left goes down by the block's instructions, and the block is not entered when it
  * would become negative. position == slice_end - left at block boundaries.
@@ -51,7 +51,8 @@ enum jit_key {
     KEY_AVX = 8,
     KEY_MASKED = 16, /* all SIMD exceptions are masked */
     KEY_CPL0 = 32,   /* the contexts of the kernel are those of CPL 1 and 2 too */
-    KEYS = 64
+    KEY_X87 = 64,    /* x87 and MMX instructions raise no #UD and no #NM, and all x87 exceptions are masked */
+    KEYS = 128
 };
 
 /* One instruction that may be done by its handler: what jit_step has to know. Lies in the code arena. */
@@ -119,7 +120,7 @@ struct jit_target {
 #define TARGETS_LOG2  14
 #define TARGETS       (1u << TARGETS_LOG2)
 #define TARGETS_KNOWN 1024u
-#define KEY_SLOTS     8u
+#define KEY_SLOTS     16u
 #define PAGE_LISTS    4096u
 #define RECENT        16384u
 
@@ -141,7 +142,7 @@ struct jit {
     uint8_t *pool;           /* links and translations, in low memory */
     size_t pool_used;
     void (*enter)(const void *code, int32_t left, uint32_t flags);
-    const uint8_t *exit_host, *exit_saved, *call_step; /* writable view */
+    const uint8_t *exit_host, *exit_saved, *call_step, *load_x87; /* writable view */
     position_t slice_end;
     enum step step;                  /* of the last step before translated code was left */
     bool again;                      /* see jit_run */
@@ -169,7 +170,7 @@ static inline const uint8_t *executable_of(const struct jit *j, const uint8_t *w
 
 /* ---- thunks.c ---- */
 
-/* Generates enter, exit_host, exit_saved and call_step at the start of the arena. */
+/* Generates enter, exit_host, exit_saved, call_step and load_x87 at the start of the arena. */
 void jit_make_thunks(struct jit *j);
 /*
  * What call_step and the exits call (step.c). JIT_STAY: translated code goes on where it was. JIT_DISPATCH: at the address in

@@ -155,12 +155,33 @@ static void make_call_step(struct jit *j, struct emitter *m)
     put_leave_or_dispatch(j, m);
 }
 
+/* Called from translated code with the flags in the frame, or of no use. */
+static void make_load_x87(struct jit *j, struct emitter *m)
+{
+    union {
+        void (*fn)(struct emu *);
+        uint64_t address;
+    } load = {.fn = x87_load};
+    j->load_x87 = m->at;
+    put_store_guest(j, m);
+    put_constant(m, GPR_RDI, (uintptr_t)j->e);
+    put_rr(m, FORM_W, 0x83, 5, GPR_RSP); /* sub rsp, 8 */
+    put8(m, 8);
+    put_constant(m, GPR_RAX, load.address);
+    put_rr(m, 0, 0xff, 2, GPR_RAX);
+    put_rr(m, FORM_W, 0x83, 0, GPR_RSP);
+    put8(m, 8);
+    put_load_guest(j, m);
+    put8(m, 0xc3);
+}
+
 void jit_make_thunks(struct jit *j)
 {
     struct emitter m = {.at = j->writable, .end = j->writable + 4096};
     make_enter(j, &m);
     make_exits(j, &m);
     make_call_step(j, &m);
+    make_load_x87(j, &m);
     union {
         const void *code;
         void (*enter)(const void *, int32_t, uint32_t);

@@ -46,7 +46,7 @@ static enum entry_flags find_entry_flags(const struct translation_state *t)
 static void classify_all(struct translation_state *t)
 {
     uint64_t rip = t->rip;
-    t->wide = t->mxcsr = false;
+    t->wide = t->mxcsr = t->uses_x87 = false;
     for (unsigned i = 0; i < t->count; i++) {
         struct insn *insn = &t->insn[i];
         insn->rip = rip;
@@ -54,6 +54,7 @@ static void classify_all(struct translation_state *t)
         rip += insn->plan->length;
         t->wide |= insn->wide;
         t->mxcsr |= insn->mxcsr;
+        t->uses_x87 |= insn->x87;
     }
     find_groups(t);
     find_needed_flags(t);
@@ -83,7 +84,7 @@ static void store_framed(struct translation_state *t, const struct insn *insn, c
             put_store(&t->m, map[r], frame_gpr(r));
 }
 
-static void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand)
+void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand)
 {
     uint8_t map[GPR_COUNT], code[16];
     map_framed(t, insn, map);
@@ -103,6 +104,8 @@ static void translate_native(struct translation_state *t, const struct insn *ins
         t->vector_loaded |= insn->vector_written;
         t->vector_dirty |= insn->vector_written;
         flags_after(t, insn);
+        if (insn->x87)
+            x87_after(t, insn);
         return;
     }
     struct mem operand;
@@ -116,6 +119,8 @@ static void translate_native(struct translation_state *t, const struct insn *ins
     t->vector_loaded |= insn->vector_written;
     t->vector_dirty |= insn->vector_written;
     flags_after(t, insn);
+    if (insn->x87)
+        x87_after(t, insn);
     slow_end(t, s, true);
 }
 
@@ -188,11 +193,14 @@ static void translate_handler(struct translation_state *t, const struct insn *in
 {
     flags_to_frame(t);
     vector_store(t, t->vector_dirty);
+    x87_settle_pointers(t);
     put_call_step(t, insn, NULL);
     t->vector_dirty = t->vector_loaded = 0;
     t->flags = (struct flags_state){.saved = true};
     if (t->mxcsr)
         put_ensure_mxcsr(t);
+    if (t->uses_x87)
+        put_ensure_x87(t);
 }
 
 static void translate_one(struct translation_state *t, const struct insn *insn)
@@ -214,10 +222,23 @@ static void translate_one(struct translation_state *t, const struct insn *insn)
     case KIND_LEAVE:
         translate_stack(t, insn);
         break;
+    case KIND_DIVIDE:
+        translate_divide(t, insn);
+        break;
+    case KIND_BIT_TEST:
+        translate_bit_test(t, insn);
+        break;
+    case KIND_FLDCW:
+        translate_fldcw(t, insn);
+        break;
+    case KIND_VZEROUPPER:
+        translate_vzeroupper(t);
+        break;
     case KIND_HANDLER:
         translate_handler(t, insn);
         break;
     default:
+        x87_settle_pointers(t);
         translate_branch(t, insn);
         break;
     }
@@ -256,6 +277,8 @@ static uint8_t *put_entry(struct translation_state *t, enum entry_flags wanted)
     uint8_t *limit = put_jump(m, COND_S);
     if (t->mxcsr)
         put_ensure_mxcsr(t);
+    if (t->uses_x87)
+        put_ensure_x87(t);
     t->flags = (struct flags_state){.saved = wanted != ENTRY_DEAD};
     return limit;
 }
@@ -293,8 +316,10 @@ static void translate_body(struct translation_state *t)
     const struct insn *last = &t->insn[t->count - 1];
     for (unsigned i = 0; i < t->count; i++)
         translate_one(t, &t->insn[i]);
-    if (last->kind < KIND_JUMP)
+    if (last->kind < KIND_JUMP) {
+        x87_settle_pointers(t);
         translate_fall_through(t, last->rip + last->plan->length);
+    }
     put_limit(t, limit, wanted);
     put_slow_parts(t);
     put_exit_stubs(t);
@@ -315,6 +340,7 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     t->tlb = j->e->tlb_sets[key & KEY_CONTEXT];
     t->slow_count = t->exit_count = t->site_count = 0;
     t->vector_loaded = t->vector_dirty = 0;
+    t->x87 = (struct x87_pointers){NULL, NULL};
     t->failed = false;
     classify_all(t);
     t->slot = jit_key_slot(j, key);

@@ -21,8 +21,10 @@ bool constant_address(const struct insn *insn, uint64_t *linear)
 struct slow *slow_begin(struct translation_state *t, const struct insn *insn)
 {
     struct slow *s = &t->slow[t->slow_count++];
-    *s = (struct slow){
-        .index = (unsigned)(insn - t->insn), .before = t->flags, .dirty_before = t->vector_dirty};
+    *s = (struct slow){.index = (unsigned)(insn - t->insn),
+                       .before = t->flags,
+                       .x87 = t->x87,
+                       .dirty_before = t->vector_dirty};
     s->before.host = false;
     return s;
 }
@@ -85,11 +87,14 @@ static void put_slow_part(struct translation_state *t, const struct slow *s)
         put_save_flags(m);
     }
     vector_store(t, s->dirty_before);
+    put_x87_pointers(t, &s->x87);
     put_call_step(t, &t->insn[s->index], s);
     if (!s->resume || s->group)
         return;
     if (t->mxcsr)
         put_ensure_mxcsr(t);
+    if (t->uses_x87)
+        put_ensure_x87(t);
     vector_reload(t, s->loaded_after);
     if (s->after.host)
         put_restore_flags(m);

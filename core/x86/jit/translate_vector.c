@@ -59,3 +59,20 @@ void put_ensure_mxcsr(struct translation_state *t)
     if (!m->full)
         patch_rel32(skip, m->at);
 }
+
+/* Registers that are loaded become shorter in the host; the others in cpu.fpu. */
+void translate_vzeroupper(struct translation_state *t)
+{
+    static const uint8_t vzeroupper[] = {0xc5, 0xf8, 0x77};
+    struct emitter *m = &t->m;
+    uint16_t others = (uint16_t)~t->vector_loaded;
+    put_bytes(m, vzeroupper, sizeof vzeroupper);
+    t->vector_dirty |= t->vector_loaded;
+    if (!others)
+        return;
+    unsigned zero = (unsigned)__builtin_ctz(others);
+    put_rr(m, 0, 0x0f57, zero, zero); /* xorps */
+    for (unsigned r = 0; r < 16; r++)
+        if (others & 1u << r)
+            put_rm(m, 0, 0x0f11, zero, mem_absolute(t->e->cpu.fpu.ymm[r] + 16)); /* movups */
+}

@@ -13,6 +13,10 @@ enum insn_kind {
     KIND_PUSH,
     KIND_POP,
     KIND_LEAVE,
+    KIND_DIVIDE,
+    KIND_BIT_TEST, /* BT, BTS, BTR, BTC on a string of bits in memory */
+    KIND_FLDCW,
+    KIND_VZEROUPPER,
     KIND_JUMP, /* these end the block: */
     KIND_CONDITIONAL,
     KIND_CALL,
@@ -44,6 +48,7 @@ struct insn {
     bool whole;        /* writes all of its destination vector register without reading it */
     bool wide;         /* VEX: vector registers have 256 bits */
     bool mxcsr;
+    bool x87;             /* x87 or MMX */
     bool aligned;         /* the memory operand has to be aligned to its size */
     int8_t group;         /* index into groups, or NO_GROUP */
     uint8_t group_reg;    /* the register that it goes through */
@@ -63,6 +68,14 @@ struct flags_state {
     bool host, saved;
     uint8_t remat;       /* enum remat */
     uint8_t remat_index; /* the instruction that set them */
+};
+
+/*
+ * x87 instructions whose effect on FIP, FCS and FOP, and that of the last one with a memory operand on FDS, is not in cpu.fpu
+ * yet; NULL: none. FDP is always there.
+ */
+struct x87_pointers {
+    const struct insn *last, *last_memory;
 };
 
 #define NO_GROUP   (-1)
@@ -86,6 +99,7 @@ struct slow {
     bool group;      /* it is the lookup for a group that failed */
     uint8_t *resume; /* NULL: the instruction ends the block */
     struct flags_state before, after;
+    struct x87_pointers x87;
     uint16_t dirty_before, loaded_after;
 };
 
@@ -113,7 +127,8 @@ struct translation_state {
     const struct tlb_entry *tlb;
     uint64_t rip;
     unsigned key, slot, count;
-    bool wide, mxcsr;
+    bool wide, mxcsr, uses_x87;
+    struct x87_pointers x87;
     struct flags_state flags;
     uint16_t vector_loaded, vector_dirty;
     bool failed;
@@ -210,6 +225,31 @@ void vector_store(struct translation_state *t, uint16_t which);
 void vector_reload(struct translation_state *t, uint16_t which);
 /* MXCSR becomes the guest's; clobbers flags. */
 void put_ensure_mxcsr(struct translation_state *t);
+
+/* VZEROUPPER */
+void translate_vzeroupper(struct translation_state *t);
+
+/* ---- translate_x87.c ---- */
+
+/* The x87 state is in the host's registers after this, if the translation needs it there; clobbers flags and R11. */
+void put_ensure_x87(struct translation_state *t);
+/* To be called after each x87 or MMX instruction: clobbers R10 and R11, not flags. */
+void x87_after(struct translation_state *t, const struct insn *insn);
+/* Stores what *pointers says; clobbers R11, not flags. */
+void put_x87_pointers(struct translation_state *t, const struct x87_pointers *pointers);
+/* To be called before the translation is left, or a handler called: the same for t->x87, which becomes empty. */
+void x87_settle_pointers(struct translation_state *t);
+void translate_fldcw(struct translation_state *t, const struct insn *insn);
+
+/* ---- translate_divide.c, translate_bits.c ---- */
+
+void translate_divide(struct translation_state *t, const struct insn *insn);
+void translate_bit_test(struct translation_state *t, const struct insn *insn);
+
+/* ---- translate.c ---- */
+
+/* The instruction itself, and framed registers around it; operand: its memory operand, or NULL. Flags are where it wants them. */
+void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand);
 
 /* ---- translate_branch.c ---- */
 
