@@ -116,6 +116,41 @@ LOOP x87
         fninit
 LOOP_END x87
 
+/* Divisions of 32 and 64 bits, with and without sign, as compilers write them. */
+LOOP divide
+        mov     r8d, 7
+        mov     r9d, 1000003
+        mov     dword ptr [rdi], 11
+1:      mov     eax, ecx
+        xor     edx, edx
+        div     r8d
+        mov     eax, ecx
+        cdq
+        idiv    dword ptr [rdi]
+        mov     rax, rcx
+        xor     edx, edx
+        div     r9
+        mov     rax, rcx
+        cqo
+        idiv    r8
+        dec     rcx
+        jnz     1b
+LOOP_END divide
+
+/* Bit strings: a set of 32 Ki bits. */
+LOOP bits
+1:      mov     eax, ecx
+        and     eax, 0x7fff
+        bts     [rdi], rax
+        adc     r8d, 0
+        add     eax, 77
+        btr     dword ptr [rdi], eax
+        bt      [rdi + 64], rax
+        adc     r8d, 0
+        dec     rcx
+        jnz     1b
+LOOP_END bits
+
 /* A block of 4 KiB is copied, and one is filled. */
 LOOP string
 1:      mov     r8, rcx

@@ -9,6 +9,8 @@
     X(sse, 0, "scalar and packed SSE2")                                                                      \
     X(avx2, 0, "packed AVX2")                                                                                \
     X(x87, 0, "x87 arithmetic")                                                                              \
+    X(divide, 0, "DIV and IDIV of 32 and 64 bits")                                                           \
+    X(bits, 0, "BT, BTS, BTR on a string of bits in memory")                                                 \
     X(string, 0, "REP MOVSQ and REP STOSB of 4 KiB")                                                         \
     X(page_walk, 0, "each load from another of 4096 pages: misses the TLB")                                  \
     X(page_fault, LOOP_GUEST_ONLY, "a load that faults, and a handler that skips it")                        \
