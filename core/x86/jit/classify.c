@@ -103,7 +103,7 @@ static void note_vector(struct insn *insn, const ZydisDecodedOperand *o)
 /* False: the operands cannot be renamed, or not all at once. */
 static bool note_operands(struct insn *insn)
 {
-    bool high_byte = false, hidden = false;
+    bool hidden = false;
     unsigned read_vectors = 0;
     for (unsigned i = 0; i < insn->z.operand_count; i++) {
         const ZydisDecodedOperand *o = &insn->op[i];
@@ -111,7 +111,7 @@ static bool note_operands(struct insn *insn)
             insn->memory = true;
         } else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(o->reg.value)) {
             note_gpr(insn, o);
-            high_byte |= is_high_byte(o->reg.value);
+            insn->high_byte |= is_high_byte(o->reg.value);
             unsigned number = gpr_number(o->reg.value);
             hidden |= o->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT &&
                       (in_frame(number) || host_gpr(number) != number);
@@ -128,7 +128,7 @@ static bool note_operands(struct insn *insn)
                   (insn->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX || writes_whole_register(insn));
     unsigned framed = insn->gpr_named & ((1u << GPR_R10) | (1u << GPR_R11) | (1u << GPR_R15));
     unsigned available = insn->memory ? 1 : 2;
-    return !hidden && !(high_byte && insn->memory) && (unsigned)__builtin_popcount(framed) <= available;
+    return !hidden && (unsigned)__builtin_popcount(framed) <= available;
 }
 
 /* ---- flags ---- */
@@ -315,7 +315,7 @@ static enum insn_kind classify_stack(struct insn *insn)
             return operand_in_page(insn, 8) ? KIND_PUSH : KIND_HANDLER;
         return is_explicit_gpr64(o) || o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? KIND_PUSH : KIND_HANDLER;
     case ZYDIS_MNEMONIC_POP:
-        if (!is_explicit_gpr64(o) || gpr_number(o->reg.value) == GPR_RSP)
+        if (!is_explicit_gpr64(o))
             return KIND_HANDLER;
         insn->gpr_written |= (uint16_t)(1u << gpr_number(o->reg.value));
         return KIND_POP;
@@ -360,13 +360,13 @@ static bool is_jcc(const struct insn *insn)
 static enum insn_kind classify_exchange(struct insn *insn)
 {
     unsigned size = insn->plan->op_size;
-    if (!note_operands(insn) || (insn->gpr_named & ((1u << GPR_R10) | (1u << GPR_R11) | (1u << GPR_R15))))
+    if (!note_operands(insn))
         return KIND_HANDLER;
     for (unsigned i = 0; i < 2; i++)
         if (insn->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high_byte(insn->op[i].reg.value))
             return KIND_HANDLER;
     if (!insn->memory)
-        return size >= 4 ? KIND_EXCHANGE : KIND_HANDLER;
+        return KIND_EXCHANGE;
     insn->leaves = true;
     return operand_in_page(insn, size) ? KIND_EXCHANGE : KIND_HANDLER;
 }
@@ -425,7 +425,7 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
         return insn->z.raw.rex.B ? KIND_HANDLER : KIND_NOTHING; /* F3 REX.B 90 is XCHG */
     case ZYDIS_MNEMONIC_LEA:
         insn->gpr_written = (uint16_t)(1u << (p->reg[0] & 15));
-        return p->op_size >= 4 ? KIND_LEA : KIND_HANDLER;
+        return KIND_LEA;
     case ZYDIS_MNEMONIC_XCHG:
         return classify_exchange(insn);
     case ZYDIS_MNEMONIC_PUSH:

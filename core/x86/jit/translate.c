@@ -87,11 +87,20 @@ static void store_framed(struct translation_state *t, const struct insn *insn, c
 void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand)
 {
     uint8_t map[GPR_COUNT], code[16];
+    struct mem beside_high_byte = mem_at(GPR_RSI, 0);
     map_framed(t, insn, map);
+    /* AH to BH exclude R8 to R15, and also SIL, so RSI is free to stand in for the operand's register. */
+    if (insn->high_byte && operand) {
+        put_store(&t->m, GPR_RSI, FRAME(temp[2]));
+        put_lea(&t->m, GPR_RSI, *operand);
+        operand = &beside_high_byte;
+    }
     size_t length = jit_reencode(insn, map, operand, code);
     if (!length)
         t->failed = true;
     put_bytes(&t->m, code, length);
+    if (operand == &beside_high_byte)
+        put_load(&t->m, GPR_RSI, FRAME(temp[2]));
     store_framed(t, insn, map);
 }
 
@@ -145,6 +154,15 @@ static void translate_lea(struct translation_state *t, const struct insn *insn)
     struct emitter *m = &t->m;
     unsigned to = in_frame(p->reg[0]) ? SCRATCH_A : host_gpr(p->reg[0]);
     flags_before(t, insn);
+    if (p->op_size == 2) {
+        put_address(t, insn);
+        if (in_frame(p->reg[0]))
+            put_rm(m, FORM_66, 0x89, SCRATCH_A, frame_gpr(p->reg[0]));
+        else
+            put_rr(m, FORM_66, 0x89, SCRATCH_A, to);
+        flags_after(t, insn);
+        return;
+    }
     if (p->base == PLAN_REG_RIP) {
         uint64_t linear = truncate_to(insn->rip + p->length + (uint64_t)p->disp, p->addr_size);
         put_constant(m, to, truncate_to(linear, p->op_size));
@@ -162,29 +180,61 @@ static void translate_lea(struct translation_state *t, const struct insn *insn)
     flags_after(t, insn);
 }
 
+/* The guest's register into host register to, all of it. */
+static void put_get(struct translation_state *t, unsigned to, unsigned guest)
+{
+    if (in_frame(guest))
+        put_load(&t->m, to, frame_gpr(guest));
+    else
+        put_move(&t->m, to, host_gpr(guest));
+}
+
+/* size bytes of host register from into the guest's, the way an instruction of that operand size does. */
+static void put_set(struct translation_state *t, unsigned guest, unsigned from, unsigned size)
+{
+    unsigned form = size == 2 ? FORM_66 : size == 1 ? FORM_BYTE : size == 8 ? FORM_W : 0;
+    unsigned store = size == 1 ? 0x88 : 0x89;
+    if (!in_frame(guest)) {
+        put_rr(&t->m, form, store, from, host_gpr(guest));
+        return;
+    }
+    if (size == 4)
+        put_rr(&t->m, 0, 0x89, from, from);
+    put_rm(&t->m, size == 4 ? FORM_W : form, store, from, frame_gpr(guest));
+}
+
 static void translate_exchange(struct translation_state *t, const struct insn *insn)
 {
     const struct plan *p = insn->plan;
     struct emitter *m = &t->m;
-    unsigned form = p->op_size == 8 ? FORM_W : p->op_size == 2 ? FORM_66 : p->op_size == 1 ? FORM_BYTE : 0;
-    unsigned load = p->op_size == 1 ? 0x8a : 0x8b, store = p->op_size == 1 ? 0x88 : 0x89;
-    unsigned a = host_gpr(p->reg[0] & 15), b = host_gpr(p->reg[1] & 15);
+    unsigned size = p->op_size;
+    unsigned form = size == 8 ? FORM_W : size == 2 ? FORM_66 : size == 1 ? FORM_BYTE : 0;
+    unsigned load = size == 1 ? 0x8a : 0x8b, store = size == 1 ? 0x88 : 0x89;
+    unsigned a = p->reg[0] & 15, b = p->reg[1] & 15;
     if (!insn->memory) {
         flags_before(t, insn);
-        put_rr(m, form, 0x89, a, SCRATCH_B);
-        put_rr(m, form, 0x89, b, a);
-        put_rr(m, form, 0x89, SCRATCH_B, b);
+        put_get(t, SCRATCH_A, a);
+        put_get(t, SCRATCH_B, b);
+        put_set(t, a, SCRATCH_B, size);
+        put_set(t, b, SCRATCH_A, size);
         flags_after(t, insn);
         return;
     }
     struct mem operand;
     flags_protect(t);
     struct slow *s = slow_begin(t, insn);
-    put_operand(t, s, insn, p->op_size, ACCESS_WRITE, &operand);
+    put_operand(t, s, insn, size, ACCESS_WRITE, &operand);
     flags_before(t, insn);
     put_rm(m, form, load, SCRATCH_B, operand);
-    put_rm(m, form, store, a, operand);
-    put_rr(m, form, load, a, SCRATCH_B);
+    if (in_frame(a)) {
+        put_store(m, SCRATCH_B, FRAME(temp[0]));
+        put_get(t, SCRATCH_B, a);
+        put_rm(m, form, store, SCRATCH_B, operand);
+        put_load(m, SCRATCH_B, FRAME(temp[0]));
+    } else {
+        put_rm(m, form, store, host_gpr(a), operand);
+    }
+    put_set(t, a, SCRATCH_B, size);
     flags_after(t, insn);
     slow_end(t, s, true);
 }

@@ -66,7 +66,8 @@ static void translate_pop(struct translation_state *t, const struct insn *insn, 
     } else {
         put_load(m, host_gpr(reg), from);
     }
-    put_move_sp(t, 8);
+    if (reg != GPR_RSP)
+        put_move_sp(t, 8);
 }
 
 static void translate_leave(struct translation_state *t, const struct insn *insn, struct slow *s)

@@ -47,7 +47,8 @@ static bool adds_constant(const struct insn *insn, unsigned reg, int64_t *consta
 {
     const struct plan *p = insn->plan;
     const ZydisDecodedOperand *to = &insn->op[0], *by = &insn->op[1];
-    if (reg == GPR_RSP && (insn->kind == KIND_PUSH || insn->kind == KIND_POP)) {
+    bool pops_sp = insn->kind == KIND_POP && (insn->plan->reg[0] & 15) == GPR_RSP;
+    if (reg == GPR_RSP && !pops_sp && (insn->kind == KIND_PUSH || insn->kind == KIND_POP)) {
         *constant = insn->kind == KIND_PUSH ? -8 : 8;
         return true;
     }

@@ -49,6 +49,7 @@ struct insn {
     bool wide;         /* VEX: vector registers have 256 bits */
     bool mxcsr;
     bool x87;             /* x87 or MMX */
+    bool high_byte;       /* names AH, CH, DH or BH */
     bool aligned;         /* the memory operand has to be aligned to its size */
     int8_t group;         /* index into groups, or NO_GROUP */
     uint8_t group_reg;    /* the register that it goes through */
