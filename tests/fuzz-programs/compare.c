@@ -58,6 +58,18 @@ static unsigned compare_fpu(char *text, size_t size, const struct fpu_state *a, 
     return n;
 }
 
+static unsigned compare_x87_pointers(char *text, size_t size, const struct fpu_state *a,
+                                     const struct fpu_state *b)
+{
+    if (a->fip == b->fip && a->fdp == b->fdp && a->fop == b->fop && a->fcs == b->fcs && a->fds == b->fds)
+        return 0;
+    append_text(text, size,
+                "  fip %#llx / %#llx, fdp %#llx / %#llx, fop %#x / %#x, fcs %#x / %#x, fds %#x / %#x\n",
+                (unsigned long long)a->fip, (unsigned long long)b->fip, (unsigned long long)a->fdp,
+                (unsigned long long)b->fdp, a->fop, b->fop, a->fcs, b->fcs, a->fds, b->fds);
+    return 1;
+}
+
 /*
  * KVM may look at an instruction whose #GP it was told of, in order to emulate it, and raise what its emulator finds: kvm_pvm makes
  * it #UD for misaligned SSE operands, #SS where a prefix names SS, #PF at the last canonical address. The same
@@ -84,11 +96,12 @@ static void forgive_kvm(struct isa_result *kvm, const struct isa_result *emulato
 }
 
 unsigned compare_results(char *text, size_t size, const struct isa_result *a, const struct isa_result *b,
-                         bool from_kvm)
+                         enum maker_of_result who)
 {
     struct isa_result forgiven = *a;
-    forgive(&forgiven, b);
-    if (from_kvm)
+    if (who != FROM_EMULATOR)
+        forgive(&forgiven, b);
+    if (who == FROM_KVM)
         forgive_kvm(&forgiven, b);
     a = &forgiven;
     const uint64_t flags = RFLAGS_STATUS | RFLAGS_DF;
@@ -112,5 +125,7 @@ unsigned compare_results(char *text, size_t size, const struct isa_result *a, co
                         (unsigned long long)y->gpr[i]);
             n++;
         }
-    return n + compare_fpu(text, size, &x->fpu, &y->fpu, from_kvm);
+    if (who == FROM_EMULATOR)
+        n += compare_x87_pointers(text, size, &x->fpu, &y->fpu);
+    return n + compare_fpu(text, size, &x->fpu, &y->fpu, who == FROM_KVM);
 }

@@ -2,29 +2,17 @@
 #include <Zydis/Zydis.h>
 #include <string.h>
 
-#include "tests/fuzz-programs/program.h"
+#include "tests/fuzz-programs/maker.h"
 
 /* The generator's first: four prefixes, 256 opcodes. Half of a program is made of them, as in real ones. */
 #define ONE_BYTE_OPCODES 1024u
 
-struct maker {
-    struct isa_random r;
-    const struct isa_forms *forms;
-    struct program *p;
-    struct vcpu_state base;
-    ZydisDecoder decoder;
-    unsigned tested;
-    unsigned loop_head, loop_left; /* open loop: its first item, instructions until its end; 0: none */
-    uint8_t loop_kind;
-    uint64_t loop_counter;
-};
-
-static unsigned below(struct maker *m, unsigned n)
+unsigned below(struct maker *m, unsigned n)
 {
     return (unsigned)(isa_random(&m->r) % n);
 }
 
-static bool one_in(struct maker *m, unsigned n)
+bool one_in(struct maker *m, unsigned n)
 {
     return below(m, n) == 0;
 }
@@ -34,7 +22,7 @@ static bool has_room(const struct maker *m, unsigned items)
     return m->p->count + items + 8 < PROGRAM_MAX_ITEMS;
 }
 
-static struct item *add(struct maker *m, const uint8_t *bytes, unsigned length)
+struct item *add(struct maker *m, const uint8_t *bytes, unsigned length)
 {
     struct item *i = &m->p->items[m->p->count++];
     *i = (struct item){.length = (uint8_t)length};
@@ -42,15 +30,13 @@ static struct item *add(struct maker *m, const uint8_t *bytes, unsigned length)
     return i;
 }
 
-#define ADD(m, ...) add((m), (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
-
-static void put(struct item *i, unsigned at, uint64_t value, unsigned bytes)
+void put(struct item *i, unsigned at, uint64_t value, unsigned bytes)
 {
     memcpy(i->bytes + at, &value, bytes);
 }
 
 /* MOV reg, value */
-static struct item *add_set_register(struct maker *m, unsigned reg, uint64_t value)
+struct item *add_set_register(struct maker *m, unsigned reg, uint64_t value)
 {
     struct item *i;
     if (m->p->long_mode) {
@@ -245,7 +231,7 @@ static bool is_wanted(struct maker *m, const struct isa_case *c, const ZydisDeco
 }
 
 /* An instruction of the generator, with what it needs before it. */
-static void add_generated(struct maker *m)
+void add_generated(struct maker *m)
 {
     struct isa_case c;
     ZydisDecodedInstruction insn;
@@ -286,33 +272,46 @@ static void add_generated(struct maker *m)
 
 /* ---- what only programs have ---- */
 
-/* The end of a loop comes when loop_left instructions have been made. */
+/* Mostly a few times; some often enough for the code to be translated, and for what runs often to be translated once more. */
+static unsigned iterations(struct maker *m)
+{
+    if (!one_in(m, 6))
+        return 2 + below(m, 6);
+    return m->depth ? 10 + below(m, 20) : one_in(m, 5) ? 150 + below(m, 300) : 20 + below(m, 60);
+}
+
+/* The end of a loop comes when left instructions have been made. */
 static void open_loop(struct maker *m)
 {
-    unsigned n = 2 + below(m, 6);
-    m->loop_kind = (uint8_t)(one_in(m, 3) ? 1 + below(m, 2) : 0);
-    m->loop_left = 1 + below(m, 6);
-    m->loop_counter = ISA_DATA + 8 * (uint64_t)below(m, 4);
-    if (m->loop_kind == 0) {
-        struct item *i = ADD(m, 0xc7, 0x04, 0x25, 0, 0, 0, 0, 0, 0, 0, 0); /* mov dword [counter], n */
-        put(i, 3, m->loop_counter, 4);
-        put(i, 7, n, 4);
-    } else {
+    struct open_loop *l = &m->loop[m->depth];
+    unsigned n = iterations(m);
+    l->in_rcx = m->depth == 0 && one_in(m, 3);
+    l->by_loop = l->in_rcx && one_in(m, 2);
+    l->iterations = n * (m->depth ? m->loop[0].iterations : 1);
+    l->left = 1 + below(m, 8);
+    l->counter = LOOP_COUNTERS + 8 * (uint64_t)(4 * m->depth + below(m, 4));
+    if (l->in_rcx) {
         add_set_register(m, GPR_RCX, n);
+    } else {
+        struct item *i = ADD(m, 0xc7, 0x04, 0x25, 0, 0, 0, 0, 0, 0, 0, 0); /* mov dword [counter], n */
+        put(i, 3, l->counter, 4);
+        put(i, 7, n, 4);
     }
-    m->loop_head = m->p->count;
+    l->head = m->p->count;
+    m->depth++;
 }
 
 static void close_loop(struct maker *m)
 {
     struct item *i;
-    if (m->loop_kind == 0) {
+    const struct open_loop *l = &m->loop[--m->depth];
+    if (!l->in_rcx) {
         i = ADD(m, 0x83, 0x2c, 0x25, 0, 0, 0, 0, 1); /* sub dword [counter], 1 */
-        put(i, 3, m->loop_counter, 4);
-    } else if (m->loop_kind == 1) {
+        put(i, 3, l->counter, 4);
+    } else if (!l->by_loop) {
         ADD(m, 0xff, 0xc9); /* dec ecx */
     }
-    if (m->loop_kind == 2) {
+    if (l->by_loop) {
         i = ADD(m, (uint8_t)(one_in(m, 3) ? 0xe0 + below(m, 2) : 0xe2), 0);
         i->field = i->field_bytes = 1;
     } else {
@@ -321,9 +320,8 @@ static void close_loop(struct maker *m)
         i->field_bytes = 4;
     }
     i->kind = ITEM_BRANCH;
-    i->target = (uint16_t)m->loop_head;
+    i->target = (uint16_t)l->head;
     i->tested = true;
-    m->loop_left = 0;
 }
 
 /* Forward, over some of the instructions that follow; program_generate cuts targets beyond the end. */
@@ -397,12 +395,18 @@ static uint32_t slot_code(struct maker *m)
     }
 }
 
+/* Each patch makes the emulator decode the page's code anew. */
+bool may_patch(struct maker *m)
+{
+    return !m->depth || m->loop[m->depth - 1].iterations < 50 || one_in(m, 16);
+}
+
 /* A store into code that comes at once, a little later, or that came before (and comes again in a loop). */
 static void add_patch(struct maker *m)
 {
     unsigned distance = one_in(m, 2) ? 0 : 1 + below(m, 3);
     unsigned bytes = one_in(m, 3) ? 1 : 4;
-    bool backwards = one_in(m, 4) && m->loop_left > 1;
+    bool backwards = one_in(m, 4) && m->depth && m->loop[m->depth - 1].left > 1;
     uint32_t code = slot_code(m), patch = slot_code(m);
     if (bytes == 1) {
         code = 0x9001c083u; /* the immediate of ADD EAX, 1 */
@@ -458,9 +462,8 @@ static void add_fault(struct maker *m)
 
 static void add_one(struct maker *m)
 {
-    unsigned kind = below(m, 100);
-    bool room = m->loop_left == 0;
-    if (kind < 8 && room)
+    unsigned kind = below(m, 100), depth = m->depth;
+    if (kind < 8 && depth < LOOP_DEPTH)
         open_loop(m);
     else if (kind < 16)
         add_branch(m);
@@ -468,14 +471,16 @@ static void add_one(struct maker *m)
         add_call(m);
     else if (kind < 22)
         add_indirect(m);
-    else if (kind < 26)
+    else if (kind < 26 && may_patch(m))
         add_patch(m);
     else if (kind < 27)
         add_fault(m);
+    else if (kind < 50)
+        add_idiom(m);
     else
         add_generated(m);
     m->tested++;
-    if (m->loop_left && room == false && --m->loop_left == 0)
+    if (depth && m->depth == depth && --m->loop[depth - 1].left == 0)
         close_loop(m);
 }
 
@@ -525,9 +530,9 @@ void program_generate(struct program *p, const struct isa_forms *const forms[2],
     /* Often so that the program lies on both pages. */
     p->start = ISA_CODE + (one_in(&m, 2) ? 64 + below(&m, 512) : 0x1000 - below(&m, 256));
     unsigned wanted = 5 + below(&m, 46);
-    while (m.tested < wanted && has_room(&m, 16))
+    while (m.tested < wanted && has_room(&m, IDIOM_MAX_ITEMS + 8))
         add_one(&m);
-    if (m.loop_left)
+    while (m.depth)
         close_loop(&m);
     unsigned end = p->count;
     ADD(&m, 0xcc);

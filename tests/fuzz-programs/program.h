@@ -1,14 +1,14 @@
 /*
  * Random user-mode programs of 5 to 50 instructions, run natively, in the emulator and in KVM, and compared where
  * they end: at their INT3 or at a fault. The instructions are those of the single-instruction test's generator; what is
- * added here is what only programs have: jumps, calls, loops, and code that changes itself.
+ * added here is what only programs have: jumps, calls, loops, code that changes itself, and instructions that belong together.
  */
 #ifndef DEJAVM_TESTS_PROGRAM_H
 #define DEJAVM_TESTS_PROGRAM_H
 
 #include "tests/isa/isa.h"
 
-#define PROGRAM_MAX_ITEMS    128u
+#define PROGRAM_MAX_ITEMS    176u
 #define ITEM_BYTES           16u /* one more than an instruction can have */
 #define PROGRAM_MAX_LITERALS 8u
 #define PROGRAM_MAX_BYTES    (ISA_CODE_BYTES / 2 - 0x200)
@@ -108,10 +108,12 @@ const uint8_t *host_data(const struct host *h);
 
 /* ---- compare.c ---- */
 
-/* Adds a line to text for each difference between a and b; returns their number. from_kvm: a is what KVM made of
- * it, without the upper halves of the vectors. */
+/* Who made it. KVM: without the upper halves of the vectors. Only the emulator is sure to have the x87's pointers. */
+enum maker_of_result { FROM_HOST, FROM_KVM, FROM_EMULATOR };
+
+/* Adds a line to text for each difference between a, by who, and b, which the emulator made; returns their number. */
 unsigned compare_results(char *text, size_t size, const struct isa_result *a, const struct isa_result *b,
-                         bool from_kvm);
+                         enum maker_of_result who);
 void append_text(char *text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -37,7 +37,7 @@
 #define PTE_NX (1ull << 63)
 #define HLT    0xf4
 
-#define MAX_STEPS  2000u
+#define MAX_STEPS  10000u
 #define LINE_BYTES 64u
 
 struct side {
@@ -286,6 +286,9 @@ static int run_to_halt(struct side *s, struct isa_random *r, position_t start, s
     int stop;
     do {
         uint64_t length = isa_random(r) % 4 ? 1 + isa_random(r) % 7 : 1 + isa_random(r) % 60;
+        if (ops->position(s->engine) - start >
+            300) /* a long loop: limits further apart, so that all of its code can run */
+            length = 1 + isa_random(r) % 500;
         request.limit = ops->position(s->engine) + length;
         stop = ops->run(s->engine, &request, err);
         if (stop == ENGINE_STOP_LIMIT && ops->position(s->engine) != request.limit) {

@@ -146,10 +146,11 @@ static unsigned compare_memory(char *text, size_t size, const char *name, const 
 
 /* A result and memory against the emulator's. */
 static bool is_same(const struct child *c, const char *name, const struct isa_result *result,
-                    const uint8_t *code, const uint8_t *data, bool from_kvm, char *text, size_t size)
+                    const uint8_t *code, const uint8_t *data, enum maker_of_result who, char *text,
+                    size_t size)
 {
     char differences[REPORT_BYTES / 2] = "";
-    unsigned n = compare_results(differences, sizeof differences, result, &c->emu_result, from_kvm);
+    unsigned n = compare_results(differences, sizeof differences, result, &c->emu_result, who);
     n += compare_memory(differences, sizeof differences, "data", data, c->emu_data, ISA_DATA_BYTES);
     n += compare_memory(differences, sizeof differences, "code", code, c->emu_code, ISA_CODE_BYTES);
     if (n)
@@ -181,7 +182,8 @@ static enum verdict run_sliced(struct child *c, const struct program *p, char *t
                     (unsigned long long)steps, (unsigned long long)c->emu_steps);
         return DIFFERENT;
     }
-    bool same = is_same(c, "in slices", &result, side_code(c->emu), side_data(c->emu), false, text, size);
+    bool same =
+        is_same(c, "in slices", &result, side_code(c->emu), side_data(c->emu), FROM_EMULATOR, text, size);
     return same ? SAME : DIFFERENT;
 }
 
@@ -190,7 +192,7 @@ static enum verdict run_native(struct child *c, const struct program *p, char *t
     struct isa_result result;
     if (!host_run(c->host, &p->in, p->code, c->data, &result))
         _exit(1);
-    bool same = is_same(c, "host", &result, host_code(c->host), host_data(c->host), false, text, size);
+    bool same = is_same(c, "host", &result, host_code(c->host), host_data(c->host), FROM_HOST, text, size);
     return same ? SAME : DIFFERENT;
 }
 
@@ -220,7 +222,7 @@ static enum verdict run_kvm(struct child *c, const struct program *p, char *text
         append_text(text, size, "kvm: %s\n", message);
         return DIFFERENT;
     }
-    bool same = is_same(c, "kvm", &result, side_code(c->kvm), side_data(c->kvm), true, text, size);
+    bool same = is_same(c, "kvm", &result, side_code(c->kvm), side_data(c->kvm), FROM_KVM, text, size);
     return same ? SAME : DIFFERENT;
 }
 
