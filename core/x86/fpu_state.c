@@ -1,7 +1,7 @@
 /*
  * x87, SSE control and FXSAVE. The guest's x87 registers live in the host's while e->x87_live (C code for x86-64 does not touch
- * them). FCW and the bits ES and B of FSW are kept current in cpu.fpu all the same, so that a pending exception is seen before the
- * host could raise it. (Translated code runs x87 instructions with all exceptions masked only: these bits are 0 then.)
+ * them). FCW's exception masks and the bits ES and B of FSW are kept current in cpu.fpu all the same, so that a pending exception is
+ * seen before the host could raise it. (Translated code runs x87 instructions with all exceptions masked only, and leaves them so.)
  */
 #include <errno.h>
 #include <string.h>

@@ -15,6 +15,12 @@ DECLARE(table);
 DECLARE(flags);
 DECLARE(strings);
 DECLARE(vectors);
+DECLARE(x87);
+DECLARE(x87_faults);
+DECLARE(divide);
+DECLARE(bits);
+DECLARE(registers);
+extern const uint8_t stages_x87_error[], stages_x87_missing[], stages_divide_error[];
 
 #define DATA 0x190000u
 
@@ -173,6 +179,103 @@ static void vector_registers_and_rounding_are_kept(void **state)
     check(stages_vectors, stages_vectors_end, prepare_vectors);
 }
 
+static void prepare_x87(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->seg[SEG_SS].selector = VM_DS + 0x100; /* FDS tells DS and SS apart */
+}
+
+static void x87_and_mmx_leave_the_same_and_tell_where_they_were(void **state)
+{
+    (void)state;
+    check(stages_x87, stages_x87_end, prepare_x87);
+}
+
+static void prepare_x87_faults(struct vm *vm, struct vcpu_state *s)
+{
+    (void)s;
+    vm_set_gate(vm, 16, VM_CODE + (uint64_t)(stages_x87_error - stages_x87_faults));
+    vm_set_gate(vm, 7, VM_CODE + (uint64_t)(stages_x87_missing - stages_x87_faults));
+}
+
+static void x87_exceptions_may_be_unmasked_and_the_unit_switched_off_between_instructions(void **state)
+{
+    (void)state;
+    check(stages_x87_faults, stages_x87_faults_end, prepare_x87_faults);
+}
+
+__extension__ typedef unsigned __int128 uint128;
+
+#define DIVISIONS 500u
+
+/* Dividends whose quotient is about the largest, and the smallest, that fits. */
+static uint128 dividend_at_limit(uint64_t *random, unsigned bits, uint64_t divisor)
+{
+    uint128 by = (uint128)divisor, limit = (uint128)1 << bits;
+    int64_t sign_extended = (int64_t)(divisor << (64 - bits)) >> (64 - bits);
+    uint64_t near = vm_random(random) % 5;
+    switch (vm_random(random) % 5) {
+    case 0:
+        return by * limit - 2 + near;
+    case 1:
+        return (uint128)sign_extended * (limit / 2) - 2 + near;
+    case 2:
+        return (uint128)sign_extended * (limit / 2 - 1) + (uint128)sign_extended - 2 + near;
+    case 3:
+        return -((uint128)sign_extended * (limit / 2)) - 2 + near;
+    default:
+        return (uint128)(int64_t)(vm_random(random) << (64 - bits)) >> (64 - bits);
+    }
+}
+
+static void prepare_divide(struct vm *vm, struct vcpu_state *s)
+{
+    enum { TABLE = DATA + 0x2000 };
+    static const uint64_t divisors[] = {0, 1, 2, 3, 7, 0x7f, 0x80, 0x81};
+    uint64_t random = 5, *entry = vm_at(vm, TABLE);
+    for (unsigned i = 0; i < DIVISIONS; i++, entry += 3) {
+        unsigned bits = 8u << vm_random(&random) % 4, shift = vm_random(&random) % 2 ? 0 : bits - 8;
+        uint64_t divisor = divisors[vm_random(&random) % ARRAY_LEN(divisors)] << shift;
+        switch (vm_random(&random) % 4) {
+        case 0:
+            divisor = vm_random(&random);
+            break;
+        case 1:
+            divisor = -divisor;
+            break;
+        default:
+            break;
+        }
+        uint64_t mask = bits == 64 ? UINT64_MAX : ((uint64_t)1 << bits) - 1;
+        uint128 dividend = dividend_at_limit(&random, bits, divisor & mask);
+        uint64_t high = (uint64_t)(dividend >> bits), low = (uint64_t)dividend;
+        entry[0] = (high & mask) | (vm_random(&random) & ~mask);
+        entry[1] = bits == 8 ? low : (low & mask) | (vm_random(&random) & ~mask);
+        entry[2] = (divisor & mask) | (vm_random(&random) & ~mask);
+    }
+    s->gpr[GPR_RSI] = TABLE;
+    s->gpr[GPR_RCX] = DIVISIONS;
+    vm_set_gate(vm, 0, VM_CODE + (uint64_t)(stages_divide_error - stages_divide));
+}
+
+static void divisions_fault_exactly_where_the_quotient_does_not_fit(void **state)
+{
+    (void)state;
+    check(stages_divide, stages_divide_end, prepare_divide);
+}
+
+static void bit_strings_reach_beyond_their_operand(void **state)
+{
+    (void)state;
+    check(stages_bits, stages_bits_end, nothing);
+}
+
+static void registers_in_the_frame_and_high_bytes_are_like_all_others(void **state)
+{
+    (void)state;
+    check(stages_registers, stages_registers_end, nothing);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -184,6 +287,11 @@ int main(void)
         cmocka_unit_test(a_page_that_becomes_a_page_table_is_known_as_one_at_once),
         cmocka_unit_test(string_instructions_do_the_same),
         cmocka_unit_test(vector_registers_and_rounding_are_kept),
+        cmocka_unit_test(x87_and_mmx_leave_the_same_and_tell_where_they_were),
+        cmocka_unit_test(x87_exceptions_may_be_unmasked_and_the_unit_switched_off_between_instructions),
+        cmocka_unit_test(divisions_fault_exactly_where_the_quotient_does_not_fit),
+        cmocka_unit_test(bit_strings_reach_beyond_their_operand),
+        cmocka_unit_test(registers_in_the_frame_and_high_bytes_are_like_all_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

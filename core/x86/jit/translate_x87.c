@@ -72,8 +72,7 @@ void translate_fldcw(struct translation_state *t, const struct insn *insn)
     put8(m, 0x3f);
     slow_jump(t, s, COND_NE);
     flags_before(t, insn);
-    put_rm(m, 0, 0xd9, 5, operand);                          /* fldcw */
-    put_rm(m, 0, 0xd9, 7, mem_absolute(&t->e->cpu.fpu.fcw)); /* fnstcw */
+    put_rm(m, 0, 0xd9, 5, operand); /* fldcw */
     flags_after(t, insn);
     slow_end(t, s, true);
 }
