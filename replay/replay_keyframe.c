@@ -6,11 +6,12 @@
 #include "replay/internal.h"
 
 /*
- * How far apart keyframes are. A page in one costs about 10 us of CPU time (copying, hashing and compressing it), which is that of some
- * thousand steps: the more pages, the later the next keyframe. Counted in steps, so that sealing gives the same bytes each time.
+ * How far apart keyframes are. A page in one costs about 10 us of CPU time (copying, hashing and compressing it), a step about 2 ns: so
+ * keyframes are a tenth of sealing at most. The more pages, the later the next keyframe. Counted in steps, so that sealing gives the
+ * same bytes each time.
  */
 #define KEYFRAME_STEPS_MIN      32000000u
-#define KEYFRAME_STEPS_PER_PAGE 10000u
+#define KEYFRAME_STEPS_PER_PAGE 50000u
 #define KEYFRAME_STEPS_MAX      1000000000u
 
 static position_t steps_to_next_keyframe(size_t pages)
