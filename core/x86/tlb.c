@@ -137,13 +137,22 @@ static void mark_tables(struct emu *e, gva_t linear, const struct translation *t
         table_mark(e, t->entry[i], i + 1 == t->tables && t->level == 1, base);
 }
 
+static gva_t code_linear(const struct emu *e)
+{
+    return vcpu_in_64bit_code(&e->cpu) ? e->cpu.rip : (uint32_t)(e->cpu.seg[SEG_CS].base + e->cpu.rip);
+}
+
 /* The entry at offset changes: false when all of the TLB has to go. */
 static bool drop_translation(struct emu *e, const struct table_page *t, uint64_t offset, uint64_t entry_bytes)
 {
-    e->block_gone = true; /* the code being executed may have been mapped by it */
-    if (!t->lowest)
+    if (!t->lowest) {
+        e->block_gone = true; /* the code being executed may have been mapped by it */
         return false;
-    tlb_flush_page(e, t->base + ((offset & PAGE_MASK) / entry_bytes << PAGE_SHIFT));
+    }
+    gva_t page = t->base + ((offset & PAGE_MASK) / entry_bytes << PAGE_SHIFT);
+    tlb_flush_page(e, page);
+    if (((page ^ code_linear(e)) & ~PAGE_MASK) == 0)
+        e->block_gone = true;
     return true;
 }
 

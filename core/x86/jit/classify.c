@@ -458,6 +458,9 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
         insn->reads_flags = true;
         return p->op_size == 8 && target_reachable(insn) ? KIND_CONDITIONAL : KIND_HANDLER;
     }
+    enum insn_kind system = jit_classify_system(t, insn);
+    if (system != KIND_HANDLER)
+        return system;
     return classify_native(t, insn) ? KIND_NATIVE : KIND_HANDLER;
 }
 

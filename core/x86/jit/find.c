@@ -181,6 +181,12 @@ static struct jit_code **recent(struct jit *j, uint64_t rip, unsigned key)
     return &j->recent[(rip ^ rip >> 14 ^ (uint64_t)key << 7) & (RECENT - 1)];
 }
 
+/* The run's limit leaves room for it. */
+static bool fits(const struct emu *e, const struct jit_code *code)
+{
+    return e->limit - e->position >= code->steps + JIT_DEAD_STEPS;
+}
+
 const struct jit_code *jit_find_recent(struct emu *e)
 {
     struct jit *j = e->jit;
@@ -190,7 +196,7 @@ const struct jit_code *jit_find_recent(struct emu *e)
     const struct jit_code *code = *recent(j, rip, key);
     if (!code || code->rip != rip || code->key != key || code->closed || t->exec != (rip & ~PAGE_MASK) ||
         code->host != t->host + (rip & PAGE_MASK) || j->flushed || !vcpu_in_64bit_code(&e->cpu) ||
-        e->limit - e->position < JIT_MIN_STEPS)
+        !fits(e, code))
         return NULL;
     announce(j, code);
     return code;
@@ -199,7 +205,7 @@ const struct jit_code *jit_find_recent(struct emu *e)
 const struct jit_code *jit_find(struct emu *e, struct block *b)
 {
     struct jit *j = e->jit;
-    if (b->code_size != 8 || b->host2 || b->heat == HEAT_NEVER || e->limit - e->position < JIT_MIN_STEPS)
+    if (b->code_size != 8 || b->host2 || b->heat == HEAT_NEVER)
         return NULL;
     if (j->flushed)
         jit_drop_everything(j);
@@ -211,7 +217,7 @@ const struct jit_code *jit_find(struct emu *e, struct block *b)
         b->heat = (uint16_t)j->threshold;
         code = translate(j, b, key);
     }
-    if (!code || code->closed)
+    if (!code || code->closed || !fits(e, code))
         return NULL;
     *recent(j, code->rip, key) = code;
     announce(j, code);

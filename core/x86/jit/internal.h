@@ -26,6 +26,9 @@
 #define SCRATCH_B  GPR_R11
 #define HOST_OF_SP GPR_R15
 
+/* A block whose first instructions overwrite the status flags unseen does so within this many steps. */
+#define JIT_DEAD_STEPS 8u
+
 struct jit_frame {
     int32_t left;    /* steps until the slice ends */
     uint32_t flags;  /* saved status flags: LAHF in bits 8..15, OF in bit 0 */
@@ -67,6 +70,7 @@ struct jit_site {
     uint8_t group_failed; /* the lookup for a group did not succeed: the block is left */
     uint8_t string;       /* STEP_LEAVE says no more than that it is done */
     uint8_t key;          /* enum jit_key, before it */
+    uint8_t shadow;       /* the instruction before it was an STI that set IF */
 };
 
 /* What exit code returns: the address of a jit_link, or that of the jit_code that is next, with the reason in the low bits. */
@@ -105,6 +109,7 @@ struct jit_code {
     bool closed;
     bool dropped;   /* closed for good */
     uint32_t bytes; /* of guest code */
+    uint32_t steps; /* that entering it takes */
 };
 
 /* Where an indirect branch to rip goes. */

@@ -46,9 +46,6 @@ const struct jit_code *jit_find(struct emu *e, struct block *b);
 /* The same for CS:RIP without asking for the block; NULL: jit_find has to. */
 const struct jit_code *jit_find_recent(struct emu *e);
 
-/* Room for at least this many steps before the run's limit, or translated code cannot be entered. */
-#define JIT_MIN_STEPS 64u
-
 /*
  * Runs translated code from CS:RIP on, for at most JIT_SLICE_STEPS and up to a little before the run's limit. Returns what execute() of
  * the run loop would for the last step. *again: the block at CS:RIP has to be executed by stage 1 before anything is looked

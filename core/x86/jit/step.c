@@ -5,11 +5,11 @@
 #include "core/x86/jit/internal.h"
 
 #define JIT_SLICE_STEPS (1 << 17)
-#define LIMIT_MARGIN    ((int32_t)BLOCK_MAX_PLANS) /* stage 1 has room to finish a block in */
+#define LIMIT_MARGIN    ((int32_t)JIT_DEAD_STEPS) /* for what is to be done by stage 1: jit_run's *again */
 #define FAILURES_MAX    64u
 #define FAILURES_PERIOD ((position_t)1 << 20)
 
-/* At most so many steps from here on; there are JIT_MIN_STEPS at least. */
+/* At most so many steps from here on. */
 static int32_t begin_slice(struct emu *e)
 {
     uint64_t remaining = e->limit - e->position;
@@ -148,6 +148,28 @@ static bool may_stay(const struct emu *e, const struct jit_site *site, const str
            jit_current_key(e) == site->key;
 }
 
+/* The instruction after STI: as execute_with_care() of the run loop has it. */
+static enum step execute_in_shadow(struct emu *e, const struct plan *p)
+{
+    position_t limit = e->limit;
+    e->limit = e->position + 1;
+    e->cpu.shadow = SHADOW_STI;
+    enum step step = p->fn(e, p);
+    e->limit = limit;
+    if (step != STEP_FAULT && step != STEP_STOP && e->cpu.shadow == SHADOW_STI)
+        e->cpu.shadow = SHADOW_NONE;
+    return step;
+}
+
+static enum step execute(struct emu *e, const struct jit_site *site)
+{
+    if (unlikely(site->shadow))
+        return execute_in_shadow(e, site->plan);
+    if (site->string && jit_string(e, site->plan))
+        return STEP_NEXT;
+    return site->plan->fn(e, site->plan);
+}
+
 uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *frame)
 {
     struct jit *j = e->jit;
@@ -160,7 +182,7 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
 
     unsigned cpl = vcpu_cpl(&e->cpu);
     struct before before = look(e, site);
-    enum step step = site->string && jit_string(e, p) ? STEP_NEXT : p->fn(e, p);
+    enum step step = execute(e, site);
     if (likely(step == STEP_NEXT || (step == STEP_LEAVE && site->string))) {
         e->cpu.rip = e->next_rip;
         e->position++;

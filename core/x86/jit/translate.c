@@ -31,7 +31,7 @@ enum entry_flags {
 
 static enum entry_flags find_entry_flags(const struct translation_state *t)
 {
-    for (unsigned i = 0; i < t->count; i++) {
+    for (unsigned i = 0; i < t->count && i < JIT_DEAD_STEPS; i++) {
         const struct insn *insn = &t->insn[i];
         if (insn->leaves)
             return ENTRY_FRAME;
@@ -284,6 +284,9 @@ static void translate_one(struct translation_state *t, const struct insn *insn)
     case KIND_VZEROUPPER:
         translate_vzeroupper(t);
         break;
+    case KIND_SYSTEM:
+        translate_system(t, insn);
+        break;
     case KIND_HANDLER:
         translate_handler(t, insn);
         break;
@@ -405,7 +408,8 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
                                  .rip = rip,
                                  .key = (uint8_t)key,
                                  .slot = (uint8_t)t->slot,
-                                 .bytes = b->bytes};
+                                 .bytes = b->bytes,
+                                 .steps = t->count};
     translate_body(t);
     if (t->m.full || t->failed) {
         *full = t->m.full && !t->failed && pool != 0;

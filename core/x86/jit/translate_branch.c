@@ -154,7 +154,7 @@ static void put_link(struct translation_state *t, uint64_t rip, unsigned conditi
     if (near)
         link->jump = jump;
     add_exit(t, jump, link, host_flags, !near);
-    if (near && rip == t->rip && !m->full) {
+    if (near && rip == t->rip && t->key == t->code->key && !m->full) {
         patch_rel32(jump, host_flags ? t->code->entry_host : t->code->entry_saved);
         t->exits[t->exit_count - 1].jump = NULL;
     }

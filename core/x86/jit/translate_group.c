@@ -131,6 +131,8 @@ void find_groups(struct translation_state *t)
             insn->group = join(t, &k, &a, k.moved[a.reg] + a.disp);
         }
         follow_writes(&k, insn);
+        if (changes_context(insn))
+            memset(k.group, NO_GROUP, sizeof k.group);
     }
     uint8_t seen = 0;
     for (unsigned i = 0; i < t->count; i++) {

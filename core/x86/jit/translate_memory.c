@@ -22,6 +22,7 @@ struct slow *slow_begin(struct translation_state *t, const struct insn *insn)
 {
     struct slow *s = &t->slow[t->slow_count++];
     *s = (struct slow){.index = (unsigned)(insn - t->insn),
+                       .key = (uint8_t)t->key,
                        .before = t->flags,
                        .x87 = t->x87,
                        .dirty_before = t->vector_dirty};
@@ -65,7 +66,8 @@ void put_call_step(struct translation_state *t, const struct insn *insn, const s
                                   .last = last,
                                   .memory = slow != NULL};
     use->site.code = t->code;
-    use->site.key = (uint8_t)t->key;
+    use->site.key = slow ? slow->key : (uint8_t)t->key;
+    use->site.shadow = in_sti_shadow(t, insn);
     use->site.groups = any_group(t);
     use->site.group_failed = slow && slow->group;
     use->site.string = insn->z.meta.category == ZYDIS_CATEGORY_STRINGOP;

@@ -17,7 +17,8 @@ enum insn_kind {
     KIND_BIT_TEST, /* BT, BTS, BTR, BTC on a string of bits in memory */
     KIND_FLDCW,
     KIND_VZEROUPPER,
-    KIND_JUMP, /* these end the block: */
+    KIND_SYSTEM, /* translate_system.c */
+    KIND_JUMP,   /* these end the block: */
     KIND_CONDITIONAL,
     KIND_CALL,
     KIND_RETURN,
@@ -98,6 +99,7 @@ struct slow {
     unsigned jumps;
     unsigned index;
     bool group;      /* it is the lookup for a group that failed */
+    uint8_t key;     /* enum jit_key */
     uint8_t *resume; /* NULL: the instruction ends the block */
     struct flags_state before, after;
     struct x87_pointers x87;
@@ -251,6 +253,16 @@ void translate_bit_test(struct translation_state *t, const struct insn *insn);
 
 /* The instruction itself, and framed registers around it; operand: its memory operand, or NULL. Flags are where it wants them. */
 void put_native(struct translation_state *t, const struct insn *insn, const struct mem *operand);
+
+/* ---- translate_system.c ---- */
+
+/* KIND_SYSTEM with all that jit_classify notes, or KIND_HANDLER. */
+enum insn_kind jit_classify_system(const struct translation_state *t, struct insn *insn);
+void translate_system(struct translation_state *t, const struct insn *insn);
+/* The instruction before it is an STI that has just set IF. */
+bool in_sti_shadow(const struct translation_state *t, const struct insn *insn);
+/* After it other pages are accessible: t->tlb is not what it was. */
+bool changes_context(const struct insn *insn);
 
 /* ---- translate_branch.c ---- */
 
