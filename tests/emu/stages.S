@@ -50,7 +50,7 @@ program_end frame
 program modify
     mov ecx, 200
 1:  mov [rsi], rcx
-    mov byte ptr [rdi + 2f - stages_modify - 1], cl
+    mov byte ptr [rdi + modify_last_byte], cl
     mov [rsi + 8], rcx
     mov rax, [rsi + 4]
     .byte 0x48, 0x81, 0xc0, 0, 0, 0, 0x11   /* add rax, 0x11000000 */
@@ -58,6 +58,7 @@ program modify
     dec ecx
     jnz 1b
     hlt
+    .set modify_last_byte, 2b - stages_modify - 1
 program_end modify
 
 /* A store through a group to the page table entry that maps its page: what was looked up is void. RDI: data, RSI: its entry. */
