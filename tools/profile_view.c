@@ -63,6 +63,7 @@ static unsigned counters_of(const struct engine *engine, struct counter out[COUN
         {"steps_translated", "steps in translated code", p->steps_translated},
         {"steps_stage1", "steps in the interpreter", p->steps_stage1},
         {"translations", "blocks translated", p->translations},
+        {"superblocks", "superblocks among them", p->superblocks},
         {"guest_bytes", "bytes of guest code in them", p->guest_bytes},
         {"host_bytes", "bytes of host code made", p->host_bytes},
         {"drops", "blocks dropped, their bytes were written", p->drops},

@@ -36,11 +36,14 @@ struct block {
     uint8_t code_size;
     uint8_t count;
     bool dropped;
-    uint8_t link_turn; /* the link to be replaced next */
-    bool ungrouped;    /* it is translated without groups (jit/translate_group.c) */
-    uint16_t heat;     /* executions by stage 1, until it is translated */
+    uint8_t link_turn;    /* the link to be replaced next */
+    bool ungrouped;       /* it is translated without groups (jit/translate_group.c) */
+    bool super_ungrouped; /* superblocks that start with it are */
+    uint8_t super_drops;  /* of these that were dropped */
+    uint16_t heat;        /* executions by stage 1, until it is translated */
     uint32_t code_generation;
-    struct jit_code *code; /* translations, valid for jit.generation == code_generation (jit/internal.h) */
+    struct jit_code *code;  /* translations, valid for jit.generation == code_generation (jit/internal.h) */
+    struct jit_part *parts; /* superblocks that it is in; the same */
     struct block_link link[2];
     struct plan plan[];
 };

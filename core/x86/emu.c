@@ -271,6 +271,15 @@ static enum step interpret(struct emu *e, const struct block *block, unsigned co
     return execute(e, block->plan, count);
 }
 
+/* Stage 2 wants to know which blocks follow each other. */
+static void record_path(struct emu *e, struct block *block, uint64_t rip, uint64_t steps, enum step step)
+{
+    if (steps == block->count && (step == STEP_NEXT || step == STEP_JUMP))
+        jit_record(e, block, rip, step);
+    else
+        jit_record_end(e);
+}
+
 static enum step fast_steps(struct emu *e)
 {
     struct block *block = NULL;
@@ -294,8 +303,11 @@ static enum step fast_steps(struct emu *e)
             return step;
     }
     position_t start = e->position;
+    uint64_t rip = e->cpu.rip;
     step = interpret(e, block, count);
     e->steps_stage1 += e->position - start;
+    if (unlikely(jit_records(e)))
+        record_path(e, block, rip, e->position - start, step);
     return step;
 }
 

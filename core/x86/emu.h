@@ -43,6 +43,7 @@ int emu_jitdump(struct engine *engine, const char *folder, struct error *err) mu
 /* What stage 2 did since the engine was created. */
 struct emu_profile {
     uint64_t translations, guest_bytes, host_bytes; /* made, with the bytes of guest and of host code */
+    uint64_t superblocks;                           /* of the translations */
     uint64_t recycles;                              /* times that all translations were dropped for room */
     uint64_t drops;   /* translations dropped because their bytes were written */
     uint64_t entries; /* into translated code, from the run loop */

@@ -337,9 +337,13 @@ static enum insn_kind classify_branch(struct insn *insn)
     insn->leaves = true;
     if (insn->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || p->op_size != 8)
         return KIND_HANDLER;
-    if (insn->z.mnemonic == ZYDIS_MNEMONIC_RET)
+    if (insn->z.mnemonic == ZYDIS_MNEMONIC_RET) {
+        insn->gpr_written = 1u << GPR_RSP;
         return KIND_RETURN;
+    }
     bool call = insn->z.mnemonic == ZYDIS_MNEMONIC_CALL;
+    if (call)
+        insn->gpr_written = 1u << GPR_RSP;
     if (relative && !target_reachable(insn))
         return KIND_HANDLER;
     if (relative)
@@ -464,10 +468,9 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
     return classify_native(t, insn) ? KIND_NATIVE : KIND_HANDLER;
 }
 
-void jit_classify(struct translation_state *t, unsigned index)
+void jit_classify(struct translation_state *t, struct insn *insn)
 {
-    struct insn *insn = &t->insn[index];
-    const struct plan *p = &t->block->plan[index];
+    const struct plan *p = insn->plan;
     uint64_t rip = insn->rip;
     memset(insn, 0, offsetof(struct insn, z));
     insn->plan = p;

@@ -85,22 +85,43 @@ static void remember_target(struct jit *j, const struct jit_code *code)
 
 /* ---- links ---- */
 
+void jit_redirect(struct jit *j, struct jit_code *from, struct jit_code *to)
+{
+    struct jit_link *link = from->incoming;
+    from->incoming = NULL;
+    while (link) {
+        struct jit_link *next = link->next;
+        link->next = to->incoming;
+        to->incoming = link;
+        if (link->jump)
+            patch_rel32(link->jump, link->host_flags ? to->entry_host : to->entry_saved);
+        else
+            link->code = executable_of(j, to->entry_saved);
+        link = next;
+    }
+}
+
 /* Makes the link go to code straight away, if it can. */
-static void connect(struct jit *j, struct jit_link *link, const struct jit_code *code)
+static void connect(struct jit *j, struct jit_link *link, struct jit_code *code)
 {
     const struct jit_code *owner = link->owner;
     if (code->key != link->key || owner->dropped || code->closed)
         return;
     j->profile.links++;
     if (link->jump) {
-        bool same = ((uintptr_t)code->host ^ (uintptr_t)owner->host) < PAGE_SIZE_BYTES;
-        if (same)
-            patch_rel32(link->jump, link->host_flags ? code->entry_host : code->entry_saved);
-        return;
+        if ((size_t)(code->host - link->page) >= PAGE_SIZE_BYTES)
+            return;
+        patch_rel32(link->jump, link->host_flags ? code->entry_host : code->entry_saved);
+    } else {
+        link->code = executable_of(j, code->entry_saved);
+        link->epoch = j->e->link_epoch[link_half(code->rip)];
+        link_remember(j->e, code->rip);
     }
-    link->code = executable_of(j, code->entry_saved);
-    link->epoch = j->e->link_epoch[link_half(code->rip)];
-    link_remember(j->e, code->rip);
+    if (!link->listed) {
+        link->listed = true;
+        link->next = code->incoming;
+        code->incoming = link;
+    }
 }
 
 /* What still leads to a dropped translation goes on to the one that replaces it. */
@@ -114,8 +135,10 @@ static void forward(struct jit_code *dropped, const struct jit_code *code)
 }
 
 /* Makes the target known to indirect branches, and to the jump that was looking for it. */
-static void announce(struct jit *j, const struct jit_code *code)
+static void announce(struct jit *j, struct jit_code *code)
 {
+    if (code->super && !code->super->closed)
+        code = code->super;
     remember_target(j, code);
     if (j->pending && j->pending->rip == code->rip)
         connect(j, j->pending, code);
@@ -127,58 +150,15 @@ static void announce(struct jit *j, const struct jit_code *code)
 
 /* ---- translations ---- */
 
-static void dump(struct jit *j, const struct jit_code *code, size_t start)
+/* What it was made to is the end of what was made. */
+static void dump(struct jit *j, const struct jit_code *code)
 {
     char name[64];
-    const uint8_t *at = j->writable + start;
-    snprintf(name, sizeof(name), "guest_%" PRIx64 "%s", code->rip,
+    const uint8_t *at = code->closed_host;
+    snprintf(name, sizeof(name), "guest_%" PRIx64 "%s%s", code->rip, code->part_count ? "_super" : "",
              (code->key & KEY_CONTEXT) == TLB_USER ? "_user" : "");
-    jitdump_add(j->dump, name, (uint64_t)(uintptr_t)executable_of(j, at), at, j->used - start);
-}
-
-/* The translation of a block for rip and key, or NULL. */
-static struct jit_code *code_of(const struct jit *j, const struct block *b, uint64_t rip, unsigned key)
-{
-    if (b->code_generation != j->generation)
-        return NULL;
-    for (struct jit_code *code = b->code; code; code = code->next)
-        if (code->rip == rip && code->key == key)
-            return code;
-    return NULL;
-}
-
-static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
-{
-    bool full = false;
-    uint64_t rip = j->e->cpu.rip;
-    size_t start = j->used;
-    struct jit_code *code = jit_translate(j, b, rip, key, &full);
-    if (full) {
-        jit_drop_everything(j);
-        j->profile.recycles++;
-        start = j->used;
-        code = jit_translate(j, b, rip, key, &full);
-    }
-    if (!code) {
-        b->heat = HEAT_NEVER;
-        return NULL;
-    }
-    if (b->code_generation != j->generation)
-        b->code = NULL;
-    b->code_generation = j->generation;
-    code->next = b->code;
-    b->code = code;
-    struct jit_code **list = jit_page_list(j, rip);
-    code->page_next = *list;
-    *list = code;
-    if (unlikely(j->dump != NULL))
-        dump(j, code, start);
-    return code;
-}
-
-static struct jit_code **recent(struct jit *j, uint64_t rip, unsigned key)
-{
-    return &j->recent[(rip ^ rip >> 14 ^ (uint64_t)key << 7) & (RECENT - 1)];
+    jitdump_add(j->dump, name, (uint64_t)(uintptr_t)executable_of(j, at), at,
+                (size_t)(j->writable + j->used - at));
 }
 
 /* The run's limit leaves room for it. */
@@ -187,16 +167,93 @@ static bool fits(const struct emu *e, const struct jit_code *code)
     return e->limit - e->position >= code->steps + JIT_DEAD_STEPS;
 }
 
+/* A translation of the block for rip and key that can be entered, or NULL; *any: there is one that cannot. */
+static struct jit_code *code_of(const struct jit *j, const struct block *b, uint64_t rip, unsigned key,
+                                bool *any)
+{
+    *any = false;
+    if (b->code_generation != j->generation)
+        return NULL;
+    for (struct jit_code *code = b->code; code; code = code->next) {
+        if (code->rip != rip || code->key != key || code->dropped)
+            continue;
+        *any = true;
+        if (!code->closed && fits(j->e, code))
+            return code;
+    }
+    return NULL;
+}
+
+static void claim(const struct jit *j, struct block *b)
+{
+    if (b->code_generation == j->generation)
+        return;
+    b->code_generation = j->generation;
+    b->code = NULL;
+    b->parts = NULL;
+}
+
+static void list_part(struct jit *j, struct jit_part *part)
+{
+    struct jit_part **list = jit_page_list(j, part->rip);
+    part->page_next = *list;
+    *list = part;
+}
+
+void jit_publish(struct jit *j, struct jit_code *code)
+{
+    struct block *b = code->block;
+    claim(j, b);
+    code->next = b->code;
+    b->code = code;
+    code->only = (struct jit_part){.code = code, .block = b, .rip = code->rip};
+    if (!code->part_count)
+        list_part(j, &code->only);
+    for (unsigned i = 0; i < code->part_count; i++) {
+        struct jit_part *part = &code->part[i];
+        claim(j, part->block);
+        part->code = code;
+        part->next = part->block->parts;
+        part->block->parts = part;
+        list_part(j, part);
+    }
+    if (unlikely(j->dump != NULL))
+        dump(j, code);
+}
+
+static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
+{
+    bool full = false;
+    uint64_t rip = j->e->cpu.rip;
+    struct jit_code *code = jit_translate(j, b, rip, key, &full);
+    if (full) {
+        jit_drop_everything(j);
+        j->profile.recycles++;
+        code = jit_translate(j, b, rip, key, &full);
+    }
+    if (!code) {
+        b->heat = HEAT_NEVER;
+        return NULL;
+    }
+    jit_publish(j, code);
+    return code;
+}
+
+static struct jit_code **recent(struct jit *j, uint64_t rip, unsigned key)
+{
+    return &j->recent[(rip ^ rip >> 14 ^ (uint64_t)key << 7) & (RECENT - 1)];
+}
+
 const struct jit_code *jit_find_recent(struct emu *e)
 {
     struct jit *j = e->jit;
     uint64_t rip = e->cpu.rip;
     unsigned key = jit_current_key(e);
     const struct tlb_entry *t = &e->tlb[(rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    const struct jit_code *code = *recent(j, rip, key);
+    struct jit_code *code = *recent(j, rip, key);
     if (!code || code->rip != rip || code->key != key || code->closed || t->exec != (rip & ~PAGE_MASK) ||
         code->host != t->host + (rip & PAGE_MASK) || j->flushed || !vcpu_in_64bit_code(&e->cpu) ||
-        !fits(e, code))
+        j->recording.head || !fits(e, code) || superblock_wanted(j, code))
         return NULL;
     announce(j, code);
     return code;
@@ -205,21 +262,22 @@ const struct jit_code *jit_find_recent(struct emu *e)
 const struct jit_code *jit_find(struct emu *e, struct block *b)
 {
     struct jit *j = e->jit;
-    if (b->code_size != 8 || b->host2 || b->heat == HEAT_NEVER)
+    if (b->code_size != 8 || b->host2 || b->heat == HEAT_NEVER || j->recording.head)
         return NULL;
     if (j->flushed)
         jit_drop_everything(j);
     unsigned key = jit_current_key(e);
-    struct jit_code *code = code_of(j, b, e->cpu.rip, key);
+    bool any;
+    struct jit_code *code = code_of(j, b, e->cpu.rip, key, &any);
     if (unlikely(!code)) {
-        if (++b->heat < j->threshold || jit_must_look(j, e->cpu.rip, b->bytes))
+        if (any || ++b->heat < j->threshold || jit_must_look(j, e->cpu.rip, b->bytes))
             return NULL;
         b->heat = (uint16_t)j->threshold;
         code = translate(j, b, key);
     }
-    if (!code || code->closed || !fits(e, code))
+    if (!code || superblock_wanted(j, code))
         return NULL;
-    *recent(j, code->rip, key) = code;
+    *recent(j, code->rip, key) = code->super && !code->super->closed ? code->super : code;
     announce(j, code);
     return code;
 }

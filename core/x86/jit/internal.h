@@ -36,7 +36,7 @@ struct jit_frame {
     uint64_t temp[3];
     uint32_t mxcsr;        /* the host's, while mxcsr_loaded */
     uint32_t mxcsr_loaded; /* the guest's MXCSR is the host's */
-    uint64_t page[8];      /* translate_memory.c: host minus guest address of pages that were checked */
+    uint64_t page[16];     /* translate_group.c: host addresses of pages that were checked */
 };
 
 /* Index into jit_frame.gpr of a guest register that has no host register; -1 for all others. */
@@ -79,7 +79,18 @@ enum link_kind {
     LINK_LIMIT,      /* the slice ends before the translation */
     LINK_LIMIT_DEAD, /* the same, and the status flags were not kept: jit_run's *again */
     LINK_CLOSED,     /* the translation can no longer be entered */
-    LINK_KINDS = 3
+    LINK_STALE,      /* a superblock whose pages may be others now */
+    LINK_STALE_DEAD, /* the same, as LINK_LIMIT_DEAD */
+    LINK_KINDS = 7
+};
+
+/* A block that a translation was made of, in low memory. */
+struct jit_part {
+    struct jit_part *next;      /* of the same block: of superblocks only */
+    struct jit_part *page_next; /* in the list of its linear page */
+    struct jit_code *code;
+    struct block *block;
+    uint64_t rip;
 };
 
 /* A way out of a translation, in low memory. Generated code reads code and epoch where the target is on another page. */
@@ -88,28 +99,41 @@ struct jit_link {
     uint64_t epoch;   /* e->link_epoch under which code is valid; 0: never */
     uint64_t rip;
     struct jit_code *owner;
-    uint8_t *jump; /* the 32-bit distance (writable view) of a jump to a target on the same page; else NULL */
-    bool host_flags; /* the guest's flags are the host's there */
-    uint8_t key;     /* enum jit_key of the target */
+    uint8_t *
+        jump; /* the 32-bit distance (writable view) of a jump to a target on a page that the owner is on; else NULL */
+    const uint8_t *page;   /* with jump: that page in the RAM mapping */
+    bool host_flags;       /* the guest's flags are the host's there */
+    uint8_t key;           /* enum jit_key of the target */
+    bool listed;           /* in the incoming ones of a translation */
+    struct jit_link *next; /* in that list */
 };
 
 /* A translation, in low memory. */
 struct jit_code {
-    struct jit_code *next;      /* of the same block */
-    struct jit_code *page_next; /* in the list of its linear page */
-    struct block *block;
-    uint64_t failures_since; /* position */
-    uint32_t failures;       /* of lookups for groups */
-    const uint8_t *host;     /* the block's first byte, in the RAM mapping */
+    struct jit_code *next; /* of the same block */
+    struct block *block;   /* the first, and only one but for superblocks */
+    struct jit_part only;  /* what it was made of, but for superblocks */
+    struct jit_part *part; /* of a superblock: part_count of them */
+    uint64_t
+        epoch; /* e->link_epoch under which the pages of its blocks are known; only if these are several */
+    struct jit_code *plain;    /* of a superblock: the translation of its first block */
+    struct jit_code *super;    /* the superblock that starts where this does */
+    struct jit_link *incoming; /* that were made to lead here */
+    uint64_t failures_since;   /* position */
+    uint32_t failures;         /* of lookups for groups */
+    const uint8_t *host;       /* the block's first byte, in the RAM mapping */
     uint64_t rip;
     uint8_t *entry_host, *entry_saved;   /* writable view: flags in the host's register, flags in the frame */
     uint8_t *closed_host, *closed_saved; /* where the entries lead when closed */
     uint8_t opening[2][5];               /* their first bytes when open */
     uint8_t key, slot;                   /* slot: of key, in jit.targets */
     bool closed;
-    bool dropped;   /* closed for good */
-    uint32_t bytes; /* of guest code */
-    uint32_t steps; /* that entering it takes */
+    bool dropped;    /* closed for good */
+    bool dead;       /* flags are overwritten before anybody looks: at its entry they may be anything */
+    uint8_t samples; /* times that a slice ended here (superblock.c) */
+    uint8_t part_count;
+    uint16_t steps; /* counted at its entry */
+    uint32_t bytes; /* of the first block's guest code */
 };
 
 /* Where an indirect branch to rip goes. */
@@ -133,6 +157,17 @@ struct jit_targets {
     struct jit_target entry[TARGETS];
     uint16_t known[2][TARGETS_KNOWN]; /* indices of the entries of each half */
     unsigned known_count[2];          /* TARGETS_KNOWN: known does not hold all */
+};
+
+#define SUPERBLOCK_DROPS 4u /* so many were in vain: no more from this block */
+#define SUPERBLOCK_PARTS 32u
+#define SUPERBLOCK_STEPS 96u
+
+/* The blocks that follow each other from a hot one on, as stage 1 executes them: superblock.c. */
+struct jit_recording {
+    struct jit_code *head; /* NULL: nothing is recorded */
+    unsigned count, steps;
+    struct jit_part part[SUPERBLOCK_PARTS];
 };
 
 struct jit {
@@ -159,11 +194,12 @@ struct jit {
     unsigned threshold;              /* executions before a block is translated */
     enum emu_stages stages;
     unsigned sets_all;                  /* enum flag_probe */
-    struct jit_code *pages[PAGE_LISTS]; /* by hash of the linear page */
+    struct jit_part *pages[PAGE_LISTS]; /* by hash of the linear page */
     uint64_t match_rip;                 /* the landmark's RIP that translations are closed for */
     bool match;
     const struct engine_points *points;
     struct emu_profile profile;
+    struct jit_recording recording;
     struct translation_state *translation;
     struct jitdump *dump; /* or NULL */
 };
@@ -203,10 +239,16 @@ void jit_drop_everything(struct jit *j);
 /* The run loop has to look at some boundary of the code at rip. */
 bool jit_must_look(const struct jit *j, uint64_t rip, uint64_t bytes);
 /* The translations of the linear page of rip, linked by page_next. */
-struct jit_code **jit_page_list(struct jit *j, uint64_t rip);
+struct jit_part **jit_page_list(struct jit *j, uint64_t rip);
+/* The translation cannot be entered any longer. */
+void jit_code_drop(struct jit *j, struct jit_code *code);
 
 /* ---- find.c ---- */
 
+/* Makes a translation known to its blocks and its page. */
+void jit_publish(struct jit *j, struct jit_code *code);
+/* Links that were made to lead to from lead to to, which is for the same address and key. */
+void jit_redirect(struct jit *j, struct jit_code *from, struct jit_code *to);
 /* enum jit_key of the vCPU's state. */
 unsigned jit_current_key(const struct emu *e);
 /* Index into j->targets. */
@@ -215,6 +257,18 @@ static inline uint32_t jit_pack_flags(uint64_t rflags)
 {
     return (uint32_t)((rflags & 0xff) << 8 | (rflags >> 11 & 1));
 }
+
+/* ---- superblock.c ---- */
+
+/* The slice ended before this translation: it is probably one that runs often. */
+void superblock_sample(struct jit *j, struct jit_code *code);
+/*
+ * The translation was found and could be entered: where stage 2 is to do all that it can, that is a sample, too. True: stage 1 is
+ * to execute it, and its path will be recorded.
+ */
+bool superblock_wanted(struct jit *j, struct jit_code *code);
+/* Notes that its blocks are where they were, or drops it. */
+void superblock_check(struct jit *j, struct jit_code *code);
 
 /* ---- probe.c ---- */
 
@@ -226,6 +280,8 @@ unsigned jit_probe_flags(void);
 
 /* NULL: no room (*full), or nothing to be had from a translation. */
 struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, unsigned key, bool *full);
+/* The blocks of a path as one translation; as many of them as can be, 2 at least. NULL: it cannot be done, or there is no room. */
+struct jit_code *jit_translate_superblock(struct jit *j, const struct jit_recording *r);
 struct translation_state *jit_translation_create(void);
 void jit_translation_destroy(struct translation_state *t);
 

@@ -53,6 +53,13 @@ const struct jit_code *jit_find_recent(struct emu *e);
  */
 enum step jit_run(struct emu *e, const struct jit_code *code, bool *again);
 
+/* Stage 1 is to execute the next blocks, and to tell jit_record of each. */
+bool jit_records(const struct emu *e);
+/* Stage 1 executed all of a block that was entered at rip; step is what its last instruction said. */
+void jit_record(struct emu *e, struct block *b, uint64_t rip, enum step step);
+/* It did something else. */
+void jit_record_end(struct emu *e);
+
 /* The block's bytes change: its translations can no longer be entered. */
 void jit_block_dropped(struct emu *e, struct block *b);
 /* After e->points changed. */

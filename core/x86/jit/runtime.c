@@ -86,19 +86,27 @@ bool jit_must_look(const struct jit *j, uint64_t rip, uint64_t bytes)
     return (j->match && j->match_rip - rip < bytes) || has_break(j->points, rip, bytes);
 }
 
-struct jit_code **jit_page_list(struct jit *j, uint64_t rip)
+struct jit_part **jit_page_list(struct jit *j, uint64_t rip)
 {
     uint64_t page = rip >> PAGE_SHIFT;
     return &j->pages[(page ^ page >> 12) & (PAGE_LISTS - 1)];
 }
 
-static void look_again(struct jit *j, struct jit_code *list)
+static bool code_must_look(const struct jit *j, const struct jit_code *code)
 {
-    for (struct jit_code *code = list; code; code = code->page_next) {
-        if (jit_must_look(j, code->rip, code->bytes))
-            code_close(code);
+    bool look = jit_must_look(j, code->rip, code->bytes);
+    for (unsigned i = 1; i < code->part_count && !look; i++)
+        look = jit_must_look(j, code->part[i].rip, code->part[i].block->bytes);
+    return look;
+}
+
+static void look_again(struct jit *j, const struct jit_part *list)
+{
+    for (const struct jit_part *part = list; part; part = part->page_next) {
+        if (code_must_look(j, part->code))
+            code_close(part->code);
         else
-            code_open(code);
+            code_open(part->code);
     }
 }
 
@@ -120,7 +128,7 @@ void jit_begin_run(struct emu *e)
         return;
     if (match && j->match && e->match->rip == j->match_rip)
         return;
-    struct jit_code *before = j->match ? *jit_page_list(j, j->match_rip) : NULL;
+    struct jit_part *before = j->match ? *jit_page_list(j, j->match_rip) : NULL;
     j->match = match;
     j->match_rip = match ? e->match->rip : 0;
     look_again(j, before);
@@ -128,23 +136,39 @@ void jit_begin_run(struct emu *e)
         look_again(j, *jit_page_list(j, j->match_rip));
 }
 
+void jit_code_drop(struct jit *j, struct jit_code *code)
+{
+    code_close(code);
+    if (code->dropped)
+        return;
+    code->dropped = true;
+    j->profile.drops++;
+    if (code->plain && ++code->block->super_drops < SUPERBLOCK_DROPS)
+        code->plain->samples = 0; /* another one may be made */
+}
+
 void jit_block_dropped(struct emu *e, struct block *b)
 {
     struct jit *j = e->jit;
-    if (!j || b->code_generation != j->generation)
+    if (!j)
         return;
-    for (struct jit_code *code = b->code; code; code = code->next) {
-        code_close(code);
-        code->dropped = true;
-        j->profile.drops++;
-    }
+    j->recording.head = NULL;
+    if (b->code_generation != j->generation)
+        return;
+    for (struct jit_code *code = b->code; code; code = code->next)
+        jit_code_drop(j, code);
+    for (const struct jit_part *part = b->parts; part; part = part->next)
+        jit_code_drop(j, part->code);
     b->code = NULL;
+    b->parts = NULL;
 }
 
 void jit_blocks_flushed(struct emu *e)
 {
-    if (e->jit)
-        e->jit->flushed = true;
+    if (!e->jit)
+        return;
+    e->jit->flushed = true;
+    e->jit->recording.head = NULL;
 }
 
 void jit_drop_everything(struct jit *j)
@@ -155,6 +179,7 @@ void jit_drop_everything(struct jit *j)
     j->key_slots = 0;
     j->pending = NULL;
     j->left_closed = NULL;
+    j->recording.head = NULL;
     j->flushed = false;
     memset(j->pages, 0, sizeof j->pages);
     memset(j->recent, 0, sizeof j->recent);

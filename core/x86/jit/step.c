@@ -4,7 +4,7 @@
  */
 #include "core/x86/jit/internal.h"
 
-#define JIT_SLICE_STEPS (1 << 17)
+#define JIT_SLICE_STEPS (1 << 15)
 #define LIMIT_MARGIN    ((int32_t)JIT_DEAD_STEPS) /* for what is to be done by stage 1: jit_run's *again */
 #define FAILURES_MAX    64u
 #define FAILURES_PERIOD ((position_t)1 << 20)
@@ -86,7 +86,11 @@ uint32_t jit_exit(struct emu *e, uintptr_t way, struct jit_frame *frame)
         struct jit_code *next = (struct jit_code *)(way - kind);
         e->cpu.rip = next->rip;
         j->left_closed = kind == LINK_CLOSED ? next : NULL;
-        j->again = kind == LINK_LIMIT_DEAD;
+        j->again = kind == LINK_LIMIT_DEAD || kind == LINK_STALE_DEAD;
+        if (kind == LINK_LIMIT || kind == LINK_LIMIT_DEAD)
+            superblock_sample(j, next);
+        else if (kind != LINK_CLOSED)
+            superblock_check(j, next);
     }
     if (!j->again && dispatch(e, frame))
         return JIT_DISPATCH;
@@ -117,8 +121,13 @@ static void note_failure(struct emu *e, struct jit_code *code)
     }
     if (++code->failures < FAILURES_MAX || code->dropped || e->jit->flushed)
         return;
-    code->block->ungrouped = true;
-    jit_block_dropped(e, code->block);
+    if (code->part_count) {
+        code->block->super_ungrouped = true;
+        jit_code_drop(e->jit, code);
+    } else {
+        code->block->ungrouped = true;
+        jit_block_dropped(e, code->block);
+    }
 }
 
 static uint32_t leave(struct emu *e, enum step step)

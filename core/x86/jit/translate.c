@@ -31,7 +31,7 @@ enum entry_flags {
 
 static enum entry_flags find_entry_flags(const struct translation_state *t)
 {
-    for (unsigned i = 0; i < t->count && i < JIT_DEAD_STEPS; i++) {
+    for (unsigned i = 0; i < t->first_count && i < JIT_DEAD_STEPS; i++) {
         const struct insn *insn = &t->insn[i];
         if (insn->leaves)
             return ENTRY_FRAME;
@@ -43,18 +43,26 @@ static enum entry_flags find_entry_flags(const struct translation_state *t)
     return ENTRY_FRAME;
 }
 
-static void classify_all(struct translation_state *t)
+/* Appends a block's instructions. */
+static void classify_block(struct translation_state *t, const struct block *b, uint64_t rip)
 {
-    uint64_t rip = t->rip;
+    struct insn *insn = &t->insn[t->count];
+    t->count += b->count;
+    for (unsigned i = 0; i < b->count; i++, insn++) {
+        insn->plan = &b->plan[i];
+        insn->rip = rip;
+        jit_classify(t, insn);
+        rip += insn->plan->length;
+    }
+}
+
+static void find_facts(struct translation_state *t)
+{
     t->wide = t->mxcsr = t->uses_x87 = false;
     for (unsigned i = 0; i < t->count; i++) {
-        struct insn *insn = &t->insn[i];
-        insn->rip = rip;
-        jit_classify(t, i);
-        rip += insn->plan->length;
-        t->wide |= insn->wide;
-        t->mxcsr |= insn->mxcsr;
-        t->uses_x87 |= insn->x87;
+        t->wide |= t->insn[i].wide;
+        t->mxcsr |= t->insn[i].mxcsr;
+        t->uses_x87 |= t->insn[i].x87;
     }
     find_groups(t);
     find_needed_flags(t);
@@ -255,6 +263,10 @@ static void translate_handler(struct translation_state *t, const struct insn *in
 
 static void translate_one(struct translation_state *t, const struct insn *insn)
 {
+    if (insn->inner && insn->kind >= KIND_JUMP) {
+        translate_inner_branch(t, insn);
+        return;
+    }
     switch (insn->kind) {
     case KIND_NOTHING:
         break;
@@ -328,6 +340,12 @@ static uint8_t *put_entry(struct translation_state *t, enum entry_flags wanted)
     put_rm(m, 0, 0x83, 5, FRAME(left)); /* sub dword [left], count */
     put8(m, t->count);
     uint8_t *limit = put_jump(m, COND_S);
+    t->stale = NULL;
+    if (t->several_pages) {
+        put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch[link_half(t->rip)]));
+        put_rm(m, FORM_W, 0x3b, SCRATCH_A, mem_absolute(&t->code->epoch));
+        t->stale = put_jump(m, COND_NE);
+    }
     if (t->mxcsr)
         put_ensure_mxcsr(t);
     if (t->uses_x87)
@@ -343,7 +361,22 @@ static void put_limit(struct translation_state *t, uint8_t *jump, enum entry_fla
     patch_rel32(jump, t->m.at);
     put_rm(&t->m, 0, 0x83, 0, FRAME(left)); /* add */
     put8(&t->m, t->count);
-    put_way_out(t, wanted == ENTRY_DEAD ? LINK_LIMIT_DEAD : LINK_LIMIT, t->j->exit_saved);
+    /* Its first block alone may have room. */
+    if (t->plain && t->plain->dead == t->code->dead)
+        put_jump_to(&t->m, JUMP_ALWAYS, t->plain->entry_saved);
+    else
+        put_way_out(t, wanted == ENTRY_DEAD ? LINK_LIMIT_DEAD : LINK_LIMIT, t->j->exit_saved);
+}
+
+/* What was known of its pages may not hold any longer: step.c finds out. */
+static void put_stale(struct translation_state *t)
+{
+    if (t->m.full || !t->stale)
+        return;
+    patch_rel32(t->stale, t->m.at);
+    put_rm(&t->m, 0, 0x83, 0, FRAME(left)); /* add */
+    put8(&t->m, t->count);
+    put_way_out(t, t->code->dead ? LINK_STALE_DEAD : LINK_STALE, t->j->exit_saved);
 }
 
 static void put_sites(struct translation_state *t)
@@ -362,6 +395,7 @@ static void put_sites(struct translation_state *t)
 static void translate_body(struct translation_state *t)
 {
     enum entry_flags wanted = find_entry_flags(t);
+    t->code->dead = wanted == ENTRY_DEAD;
     put_closed(t);
     while ((uintptr_t)t->m.at % CODE_ALIGN && !t->m.full)
         put8(&t->m, 0xcc);
@@ -374,29 +408,37 @@ static void translate_body(struct translation_state *t)
         translate_fall_through(t, last->rip + last->plan->length);
     }
     put_limit(t, limit, wanted);
+    put_stale(t);
     put_slow_parts(t);
     put_exit_stubs(t);
     put_sites(t);
 }
 
-struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, unsigned key, bool *full)
+static void begin(struct jit *j, uint64_t rip, unsigned key)
 {
     struct translation_state *t = j->translation;
-    size_t pool = j->pool_used;
-    *full = false;
     t->j = j;
     t->e = j->e;
-    t->block = b;
     t->rip = rip;
     t->key = key;
-    t->count = b->count;
+    t->count = 0;
+    t->plain = NULL;
+    t->part_count = 0;
+    t->several_pages = false;
     t->tlb = j->e->tlb_sets[key & KEY_CONTEXT];
     t->slow_count = t->exit_count = t->site_count = 0;
     t->vector_loaded = t->vector_dirty = 0;
     t->x87 = (struct x87_pointers){NULL, NULL};
     t->failed = false;
-    classify_all(t);
-    t->slot = jit_key_slot(j, key);
+}
+
+/* Host code for the instructions that were classified. *full: there is no room for it. */
+static struct jit_code *generate(struct jit *j, struct block *b, bool *full)
+{
+    struct translation_state *t = j->translation;
+    size_t pool = j->pool_used;
+    *full = false;
+    t->slot = jit_key_slot(j, t->key);
     t->code = jit_pool_take(j, sizeof(*t->code));
     size_t used = (j->used + CODE_ALIGN - 1) & ~(size_t)(CODE_ALIGN - 1);
     *full = t->slot == KEY_SLOTS || !t->code || code_arena_size(j->arena) - used < TRANSLATION_MAX;
@@ -405,11 +447,11 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     t->m = (struct emitter){.at = j->writable + used, .end = j->writable + used + TRANSLATION_MAX};
     *t->code = (struct jit_code){.block = b,
                                  .host = b->host,
-                                 .rip = rip,
-                                 .key = (uint8_t)key,
+                                 .rip = t->rip,
+                                 .key = (uint8_t)t->key,
                                  .slot = (uint8_t)t->slot,
-                                 .bytes = b->bytes,
-                                 .steps = t->count};
+                                 .steps = (uint16_t)t->count,
+                                 .bytes = b->bytes};
     translate_body(t);
     if (t->m.full || t->failed) {
         *full = t->m.full && !t->failed && pool != 0;
@@ -421,6 +463,105 @@ struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, uns
     j->profile.guest_bytes += b->bytes;
     j->profile.host_bytes += j->used - used;
     return t->code;
+}
+
+struct jit_code *jit_translate(struct jit *j, struct block *b, uint64_t rip, unsigned key, bool *full)
+{
+    struct translation_state *t = j->translation;
+    *full = false;
+    begin(j, rip, key);
+    t->ungrouped = b->ungrouped;
+    classify_block(t, b, rip);
+    t->first_count = t->count;
+    find_facts(t);
+    return generate(j, b, full);
+}
+
+/* ---- superblocks ---- */
+
+/* Calls that were not returned from yet: where to. */
+struct calls {
+    unsigned depth;
+    uint64_t to[SUPERBLOCK_PARTS];
+};
+
+/* Whether the block that ends with insn can go on at next without leaving the translation. */
+static bool goes_on(struct insn *insn, uint64_t next, struct calls *calls)
+{
+    uint64_t end = insn->rip + insn->plan->length, target = end + insn->plan->imm;
+    insn->next = next;
+    switch (insn->kind) {
+    case KIND_JUMP:
+        insn->leaves = false;
+        return next == target;
+    case KIND_CONDITIONAL:
+        return next == target || next == end;
+    case KIND_CALL:
+        calls->to[calls->depth++] = end;
+        return next == target;
+    case KIND_RETURN:
+        return calls->depth > 0 && calls->to[--calls->depth] == next;
+    case KIND_JUMP_INDIRECT:
+    case KIND_CALL_INDIRECT:
+        return false;
+    default:
+        return next == end;
+    }
+}
+
+/* How many of the parts one translation can have: up to where the path cannot be followed, or was at its start again last. */
+static unsigned classify_parts(struct translation_state *t, const struct jit_part *parts, unsigned count)
+{
+    unsigned used = 0, again = 0, counts[SUPERBLOCK_PARTS];
+    struct calls calls = {.depth = 0};
+    while (used < count && t->count + parts[used].block->count <= SUPERBLOCK_STEPS) {
+        if (used && parts[used].rip == t->rip)
+            again = used;
+        classify_block(t, parts[used].block, parts[used].rip);
+        counts[used++] = t->count;
+        struct insn *last = &t->insn[t->count - 1];
+        if (used == count || !goes_on(last, parts[used].rip, &calls))
+            break;
+    }
+    if (again)
+        used = again;
+    t->count = counts[used - 1];
+    t->first_count = counts[0];
+    for (unsigned i = 0; i + 1 < used; i++)
+        t->insn[counts[i] - 1].inner = true;
+    struct insn *last = &t->insn[t->count - 1];
+    last->leaves |= last->kind == KIND_JUMP;
+    return used;
+}
+
+struct jit_code *jit_translate_superblock(struct jit *j, const struct jit_recording *r)
+{
+    struct translation_state *t = j->translation;
+    bool full;
+    begin(j, r->head->rip, r->head->key);
+    t->plain = r->head;
+    t->ungrouped = r->head->block->super_ungrouped;
+    unsigned count = classify_parts(t, r->part, r->count);
+    size_t pool = j->pool_used;
+    struct jit_part *own = count > 1 ? jit_pool_take(j, count * sizeof(*own)) : NULL;
+    if (!own)
+        return NULL;
+    memcpy(own, r->part, count * sizeof(*own));
+    t->part = own;
+    t->part_count = count;
+    for (unsigned i = 1; i < count; i++)
+        t->several_pages |= (own[i].rip ^ t->rip) >= PAGE_SIZE_BYTES;
+    find_facts(t);
+    struct jit_code *code = generate(j, r->head->block, &full);
+    if (!code) {
+        j->pool_used = pool;
+        return NULL;
+    }
+    code->plain = r->head;
+    code->part = own;
+    code->part_count = (uint8_t)count;
+    j->profile.superblocks++;
+    return code;
 }
 
 struct translation_state *jit_translation_create(void)

@@ -107,9 +107,20 @@ static struct jit_link *new_link(struct translation_state *t, uint64_t rip, bool
     return link;
 }
 
-static bool on_same_page(const struct translation_state *t, uint64_t rip)
+static const uint8_t *page_of(const uint8_t *host)
 {
-    return (rip ^ t->rip) < PAGE_SIZE_BYTES;
+    return host - ((uintptr_t)host & PAGE_MASK);
+}
+
+/* The page in the RAM mapping, where rip is on one that the translation is on; else NULL. */
+static const uint8_t *near_page(const struct translation_state *t, uint64_t rip)
+{
+    if ((rip ^ t->rip) < PAGE_SIZE_BYTES)
+        return page_of(t->code->host);
+    for (unsigned i = 1; i < t->part_count; i++)
+        if ((rip ^ t->part[i].rip) < PAGE_SIZE_BYTES)
+            return page_of(t->part[i].block->host);
+    return NULL;
 }
 
 static void add_exit(struct translation_state *t, uint8_t *jump, struct jit_link *link, bool host_flags,
@@ -137,7 +148,8 @@ static void put_far_link(struct translation_state *t, struct jit_link *link)
 static void put_link(struct translation_state *t, uint64_t rip, unsigned condition)
 {
     struct emitter *m = &t->m;
-    bool near = on_same_page(t, rip);
+    const uint8_t *page = near_page(t, rip);
+    bool near = page != NULL;
     if (!near && condition == JUMP_ALWAYS)
         flags_to_frame(t);
     bool host_flags = t->flags.host && (near || condition != JUMP_ALWAYS);
@@ -151,6 +163,7 @@ static void put_link(struct translation_state *t, uint64_t rip, unsigned conditi
         return;
     }
     uint8_t *jump = put_jump(m, condition);
+    link->page = page;
     if (near)
         link->jump = jump;
     add_exit(t, jump, link, host_flags, !near);
@@ -160,6 +173,14 @@ static void put_link(struct translation_state *t, uint64_t rip, unsigned conditi
     }
 }
 
+/* Steps that were counted at the entry and are not done; flags stay. */
+static void put_undo(struct emitter *m, unsigned steps)
+{
+    put_rm(m, 0, 0x8b, SCRATCH_A, FRAME(left));
+    put_rm(m, 0, 0x8d, SCRATCH_A, mem_at(SCRATCH_A, (int32_t)steps));
+    put_rm(m, 0, 0x89, SCRATCH_A, FRAME(left));
+}
+
 static void put_exit_stub(struct translation_state *t, const struct exit_stub *stub)
 {
     struct emitter *m = &t->m;
@@ -167,6 +188,15 @@ static void put_exit_stub(struct translation_state *t, const struct exit_stub *s
         return;
     if (stub->jump)
         patch_rel32(stub->jump, m->at);
+    if (stub->undo)
+        put_undo(m, stub->undo);
+    vector_store(t, stub->dirty);
+    put_x87_pointers(t, &stub->x87);
+    if (stub->undo && !stub->far) { /* it is this jump that will go to the translation */
+        stub->link->jump = put_jump(m, JUMP_ALWAYS);
+        if (!m->full)
+            patch_rel32(stub->link->jump, m->at);
+    }
     if (stub->far) {
         put_save_flags(m);
         put_load(m, SCRATCH_A, mem_absolute(&t->e->link_epoch[link_half(stub->link->rip)]));
@@ -198,6 +228,28 @@ void translate_fall_through(struct translation_state *t, uint64_t rip)
     vector_store(t, t->vector_dirty);
     settle_flags(t);
     put_link(t, rip, JUMP_ALWAYS);
+}
+
+/*
+ * Out of the middle of a superblock, under a condition of the host's flags, which are the guest's. Everything else is in the
+ * exit's stub, so that staying costs no more than the jump.
+ */
+static void put_side_exit(struct translation_state *t, const struct insn *insn, uint64_t rip,
+                          unsigned condition)
+{
+    struct jit_link *link = new_link(t, rip, true);
+    if (!link)
+        return;
+    uint8_t *jump = put_jump(&t->m, condition);
+    unsigned done = (unsigned)(insn - t->insn) + 1;
+    link->page = near_page(t, rip);
+    add_exit(t, jump, link, true, !link->page);
+    if (t->failed)
+        return;
+    struct exit_stub *stub = &t->exits[t->exit_count - 1];
+    stub->undo = (uint8_t)(t->count - done);
+    stub->dirty = t->vector_dirty;
+    stub->x87 = t->x87;
 }
 
 /* ---- branches ---- */
@@ -274,7 +326,7 @@ static void translate_indirect(struct translation_state *t, const struct insn *i
         put_stack(t, s, insn, GPR_RSP, 0, ACCESS_READ, &from);
         put_load(m, SCRATCH_A, from);
         put_find_target(t, s);
-        put_move_sp(t, 8 + (insn->plan->operand_count ? (int32_t)(insn->plan->imm & 0xffff) : 0));
+        put_move_sp(t, 8 + return_pops(insn));
     } else {
         put_target(t, s, insn);
         put_find_target(t, s);
@@ -310,6 +362,69 @@ void translate_branch(struct translation_state *t, const struct insn *insn)
         break;
     default:
         translate_indirect(t, insn);
+        break;
+    }
+}
+
+/* ---- in the middle of a superblock ---- */
+
+static void inner_conditional(struct translation_state *t, const struct insn *insn)
+{
+    uint64_t end = next_rip(insn), target = end + insn->plan->imm;
+    unsigned condition = COND_O + (insn->plan->condition & 15u);
+    flags_to_host(t);
+    if (target == end)
+        return;
+    if (insn->next == end)
+        put_side_exit(t, insn, target, condition);
+    else
+        put_side_exit(t, insn, end, condition ^ 1);
+}
+
+static void inner_call(struct translation_state *t, const struct insn *insn)
+{
+    if (insn->leaves)
+        flags_protect(t);
+    struct slow *s = slow_begin(t, insn);
+    struct mem to;
+    put_stack(t, s, insn, GPR_RSP, -8, ACCESS_WRITE, &to);
+    put_store_constant(&t->m, to, next_rip(insn));
+    flags_before(t, insn);
+    put_move_sp(t, -8);
+    flags_after(t, insn);
+    slow_end(t, s, false);
+}
+
+/* The call was inner, too; where another address was put on the stack meanwhile stage 1 returns to it. */
+static void inner_return(struct translation_state *t, const struct insn *insn)
+{
+    struct emitter *m = &t->m;
+    struct mem from;
+    flags_protect(t);
+    struct slow *s = slow_begin(t, insn);
+    put_stack(t, s, insn, GPR_RSP, 0, ACCESS_READ, &from);
+    put_constant(m, SCRATCH_B, insn->next);
+    put_rm(m, FORM_W, 0x39, SCRATCH_B, from);
+    slow_jump(t, s, COND_NE);
+    flags_before(t, insn);
+    put_move_sp(t, 8 + return_pops(insn));
+    flags_after(t, insn);
+    slow_end(t, s, false);
+}
+
+void translate_inner_branch(struct translation_state *t, const struct insn *insn)
+{
+    switch (insn->kind) {
+    case KIND_CONDITIONAL:
+        inner_conditional(t, insn);
+        break;
+    case KIND_CALL:
+        inner_call(t, insn);
+        break;
+    case KIND_RETURN:
+        inner_return(t, insn);
+        break;
+    default: /* KIND_JUMP: what it leads to is next */
         break;
     }
 }

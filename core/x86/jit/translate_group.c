@@ -52,6 +52,10 @@ static bool adds_constant(const struct insn *insn, unsigned reg, int64_t *consta
         *constant = insn->kind == KIND_PUSH ? -8 : 8;
         return true;
     }
+    if (insn->kind == KIND_CALL || insn->kind == KIND_RETURN) {
+        *constant = insn->kind == KIND_CALL ? -8 : 8 + return_pops(insn);
+        return true;
+    }
     if (insn->kind == KIND_LEA) {
         *constant = p->disp;
         return p->op_size == 8 && p->addr_size == 8 && p->base == reg && p->index == PLAN_NO_REG;
@@ -124,7 +128,7 @@ void find_groups(struct translation_state *t)
         struct insn *insn = &t->insn[i];
         struct access_shape a;
         insn->group = NO_GROUP;
-        if (!t->block->ungrouped && find_shape(insn, &a) && is_near(a.disp) && is_near(k.moved[a.reg])) {
+        if (!t->ungrouped && find_shape(insn, &a) && is_near(a.disp) && is_near(k.moved[a.reg])) {
             insn->group_moved = (int32_t)k.moved[a.reg];
             insn->group_offset = (int32_t)(k.moved[a.reg] + a.disp);
             insn->group_reg = (uint8_t)a.reg;
@@ -134,7 +138,7 @@ void find_groups(struct translation_state *t)
         if (changes_context(insn))
             memset(k.group, NO_GROUP, sizeof k.group);
     }
-    uint8_t seen = 0;
+    uint32_t seen = 0;
     for (unsigned i = 0; i < t->count; i++) {
         struct insn *insn = &t->insn[i];
         if (insn->group == NO_GROUP)
@@ -144,8 +148,8 @@ void find_groups(struct translation_state *t)
             continue;
         }
         bool first = !(seen & 1u << insn->group);
-        seen |= (uint8_t)(1u << insn->group);
-        if (!first && !insn->aligned && insn->kind < KIND_JUMP)
+        seen |= 1u << insn->group;
+        if (!first && !insn->aligned && (insn->kind < KIND_JUMP || (insn->inner && insn->kind == KIND_CALL)))
             insn->leaves = false;
     }
 }

@@ -49,9 +49,11 @@ struct insn {
     bool whole;        /* writes all of its destination vector register without reading it */
     bool wide;         /* VEX: vector registers have 256 bits */
     bool mxcsr;
-    bool x87;             /* x87 or MMX */
-    bool high_byte;       /* names AH, CH, DH or BH */
-    bool aligned;         /* the memory operand has to be aligned to its size */
+    bool x87;       /* x87 or MMX */
+    bool high_byte; /* names AH, CH, DH or BH */
+    bool aligned;   /* the memory operand has to be aligned to its size */
+    bool inner;     /* the last of a block of a superblock, and not of all of it: goes on at next */
+    uint64_t next;
     int8_t group;         /* index into groups, or NO_GROUP */
     uint8_t group_reg;    /* the register that it goes through */
     int32_t group_offset; /* of the access, from what the register was at the first member */
@@ -111,7 +113,10 @@ struct exit_stub {
     uint8_t *jump;
     struct jit_link *link;
     bool host_flags;
-    bool far; /* reached by a conditional jump: flags have to be saved, then the link's cell is asked */
+    bool far;       /* reached by a conditional jump: flags have to be saved, then the link's cell is asked */
+    uint8_t undo;   /* steps that were counted and are not done */
+    uint16_t dirty; /* vector registers to be stored */
+    struct x87_pointers x87;
 };
 
 struct site_use {
@@ -119,17 +124,23 @@ struct site_use {
     struct jit_site site;
 };
 
-#define EXITS_MAX 4u
+#define EXITS_MAX (SUPERBLOCK_PARTS + 4u)
 
 struct translation_state {
     struct jit *j;
     struct emu *e;
-    struct block *block;
     struct jit_code *code;
     struct emitter m;
     const struct tlb_entry *tlb;
     uint64_t rip;
     unsigned key, slot, count;
+    const struct jit_code *plain; /* of a superblock: the translation of its first block; else NULL */
+    const struct jit_part *part;  /* its blocks */
+    unsigned part_count;
+    bool several_pages;
+    uint8_t *stale;       /* the jump that is taken when what was known of these is not known any longer */
+    unsigned first_count; /* instructions of the first block */
+    bool ungrouped;
     bool wide, mxcsr, uses_x87;
     struct x87_pointers x87;
     struct flags_state flags;
@@ -137,10 +148,10 @@ struct translation_state {
     bool failed;
     unsigned slow_count, exit_count, site_count, group_count;
     struct group groups[GROUPS_MAX];
-    struct insn insn[BLOCK_MAX_PLANS];
-    struct slow slow[BLOCK_MAX_PLANS];
+    struct insn insn[SUPERBLOCK_STEPS];
+    struct slow slow[SUPERBLOCK_STEPS];
     struct exit_stub exits[EXITS_MAX];
-    struct site_use sites[2 * BLOCK_MAX_PLANS];
+    struct site_use sites[2 * SUPERBLOCK_STEPS];
     ZydisDecoder decoder;
 };
 
@@ -161,8 +172,8 @@ static inline struct mem frame_gpr(unsigned guest)
 
 /* ---- classify.c ---- */
 
-/* Fills in t->insn[index] from its plan. */
-void jit_classify(struct translation_state *t, unsigned index);
+/* Fills in insn from its plan and rip. */
+void jit_classify(struct translation_state *t, struct insn *insn);
 
 /* ---- reencode.c ---- */
 
@@ -266,8 +277,16 @@ bool changes_context(const struct insn *insn);
 
 /* ---- translate_branch.c ---- */
 
+/* What a near return takes from the stack beside the address. */
+static inline int32_t return_pops(const struct insn *insn)
+{
+    return insn->plan->operand_count ? (int32_t)(insn->plan->imm & 0xffff) : 0;
+}
+
 void translate_stack(struct translation_state *t, const struct insn *insn);
 void translate_branch(struct translation_state *t, const struct insn *insn);
+/* The same for one that does not end the translation: insn->inner. */
+void translate_inner_branch(struct translation_state *t, const struct insn *insn);
 /* Goes on at rip, which nothing but the end of the block leads to. */
 void translate_fall_through(struct translation_state *t, uint64_t rip);
 void put_exit_stubs(struct translation_state *t);
