@@ -71,5 +71,7 @@ int main(int argc, char **argv)
         return bench_linux_command(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "growth") == 0)
         return bench_growth_command(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "points") == 0)
+        return bench_points_command(argc - 1, argv + 1);
     return bench_loops_command(argc, argv);
 }

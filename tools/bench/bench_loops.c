@@ -178,6 +178,7 @@ static void usage(FILE *out)
     fputs("usage: dejavm-bench [--json] [--runs N] [--loop NAME] [--list]\n"
           "       dejavm-bench linux ...     a Linux guest, next to QEMU\n"
           "       dejavm-bench growth ...    does time per step grow with length, RAM or events?\n"
+          "       dejavm-bench points TRACE  what break points and watch points cost\n"
           "Measures how fast the emulator runs small loops, and how fast this host runs them itself.\n"
           "  --json       JSON instead of a table\n"
           "  --runs N     how often each loop is run (1 to 99, default 5); medians are shown\n"

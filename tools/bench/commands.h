@@ -10,6 +10,7 @@
 int bench_loops_command(int argc, char **argv);  /* bench_loops.c: small loops of machine code */
 int bench_linux_command(int argc, char **argv);  /* bench_linux.c: a Linux guest, next to QEMU */
 int bench_growth_command(int argc, char **argv); /* bench_growth.c: does time per step grow? */
+int bench_points_command(int argc, char **argv); /* bench_points.c: what points cost that are not hit */
 
 /* bench.c */
 /* "dejavm-bench: ..." on standard error; format has one %s. Returns BENCH_USAGE. */
