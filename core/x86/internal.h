@@ -47,7 +47,10 @@ enum tlb_context {
     TLB_KERNEL,    /* CPL 0..2, user pages not accessible for data (SMAP on and AC = 0) */
     TLB_KERNEL_AC, /* CPL 0..2, user pages accessible (SMAP off or AC = 1) */
     TLB_ALIGNED,   /* CPL 3 with alignment checks (CR0.AM, AC): no data access is ever entered */
-    TLB_CONTEXTS
+    TLB_CONTEXTS,
+    TLB_HIDDEN =
+        TLB_CONTEXTS, /* added to a context: its pages that are watched; only mmu.c looks there, and so at the watch */
+    TLB_SETS = 2 * TLB_CONTEXTS
 };
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
@@ -98,7 +101,7 @@ struct emu {
     struct boundary *boundary;
     const struct cpu_model *model;
     uint64_t dirty_generation; /* ram->dirty_generation that the TLB's write tags were made under */
-    struct tlb_entry tlb_sets[TLB_CONTEXTS][TLB_ENTRIES];
+    struct tlb_entry tlb_sets[TLB_SETS][TLB_ENTRIES];
     struct block_cache *blocks;
     struct block *last_block; /* the block found last, or NULL */
     /*
@@ -124,11 +127,11 @@ struct emu {
     unsigned table_count;
     unsigned table_writes; /* to such pages since they were last forgotten */
     uint64_t tlb_removals; /* grows whenever something is taken out of the TLB other than for want of room */
-    bool tlb_clean[TLB_CONTEXTS];                /* nothing entered since the last flush */
-    unsigned low_count[TLB_CONTEXTS];            /* of low_log; TLB_LOW_LOG: it did not hold all */
-    uint16_t low_log[TLB_CONTEXTS][TLB_LOW_LOG]; /* entries that got pages of the lower half since */
-    struct jit *jit;                             /* stage 2 (jit/jit.h), or NULL */
-    bool translates;                             /* stage 2 is there and in use */
+    bool tlb_clean[TLB_SETS];                /* nothing entered since the last flush */
+    unsigned low_count[TLB_SETS];            /* of low_log; TLB_LOW_LOG: it did not hold all */
+    uint16_t low_log[TLB_SETS][TLB_LOW_LOG]; /* entries that got pages of the lower half since */
+    struct jit *jit;                         /* stage 2 (jit/jit.h), or NULL */
+    bool translates;                         /* stage 2 is there and in use */
     bool low; /* this struct lies in low memory, where translated code can address it */
     uint8_t fpu_image[512] __attribute__((aligned(64)));
 };
@@ -273,8 +276,8 @@ enum step fpu_check(struct emu *e, enum fpu_class class);
 
 /* An access that was made, or is about to be; noted if it is watched. */
 void points_note_access(struct emu *e, gva_t linear, size_t length, bool write);
-/* A watched range overlaps this page: its data accesses must not go past points_note_access. */
-bool points_watch_page(const struct emu *e, gva_t page);
+/* Which accesses (enum engine_access) to some range in this page are watched: these must not go past points_note_access. */
+unsigned points_watch_page(const struct emu *e, gva_t page);
 /* An instruction that ends a block completed; it may be one to catch. cpl: before it. */
 void points_note_instruction(struct emu *e, const struct plan *p, unsigned cpl);
 /* An exception was delivered. */

@@ -27,7 +27,12 @@ static enum step translate(struct emu *e, gva_t linear, enum access access, enum
 {
     enum tlb_context context = tlb_context_of(e, rights);
     const struct tlb_entry *t = &e->tlb_sets[context][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    if (tag_matches(t, access, linear & ~PAGE_MASK)) {
+    bool known = tag_matches(t, access, linear & ~PAGE_MASK);
+    if (!known && unlikely(!e->tlb_clean[TLB_HIDDEN + context])) {
+        t += TLB_HIDDEN * TLB_ENTRIES;
+        known = tag_matches(t, access, linear & ~PAGE_MASK);
+    }
+    if (known) {
         out->offset = (uint64_t)(t->host - e->ram->host) + (linear & PAGE_MASK);
         out->gpa = ram_gpa_of_offset(e->ram, out->offset);
         return STEP_NEXT;
@@ -90,16 +95,22 @@ static bool watch_overlaps(const struct emu *e, unsigned i, gva_t from, uint64_t
     return start - from < length || from - start < watched;
 }
 
-bool watch_in_page(const struct emu *e, gva_t page)
+/* R/W = 11: reads as well. */
+static bool watch_has_reads(uint64_t dr7, unsigned i)
 {
-    if (points_watch_page(e, page))
-        return true;
+    return (dr7 >> (17 + 4 * i)) & 1;
+}
+
+unsigned watch_in_page(const struct emu *e, gva_t page)
+{
+    unsigned accesses = points_watch_page(e, page);
     if (likely(!(e->cpu.dr7 & 0xff)))
-        return false;
+        return accesses;
     for (unsigned i = 0; i < 4; i++)
         if (watch_armed(e->cpu.dr7, i) && watch_overlaps(e, i, page, PAGE_SIZE_BYTES))
-            return true;
-    return false;
+            accesses |=
+                ENGINE_ACCESS_WRITE | (watch_has_reads(e->cpu.dr7, i) ? (unsigned)ENGINE_ACCESS_READ : 0);
+    return accesses;
 }
 
 /* After an access that was done: the breakpoints it hit become pending. A fault of the instruction drops them. */
@@ -109,8 +120,8 @@ static void watch_note(struct emu *e, gva_t linear, size_t length, bool write)
     if (likely(!(e->cpu.dr7 & 0xff)))
         return;
     for (unsigned i = 0; i < 4; i++) {
-        bool reads_too = (e->cpu.dr7 >> (17 + 4 * i)) & 1;
-        if (watch_armed(e->cpu.dr7, i) && (write || reads_too) && watch_overlaps(e, i, linear, length))
+        if (watch_armed(e->cpu.dr7, i) && (write || watch_has_reads(e->cpu.dr7, i)) &&
+            watch_overlaps(e, i, linear, length))
             e->cpu.pending_debug |= (uint8_t)(1u << i);
     }
 }

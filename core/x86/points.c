@@ -29,16 +29,17 @@ void points_note_access(struct emu *e, gva_t linear, size_t length, bool write)
     }
 }
 
-bool points_watch_page(const struct emu *e, gva_t page)
+unsigned points_watch_page(const struct emu *e, gva_t page)
 {
+    unsigned accesses = 0;
     if (likely(!e->points))
-        return false;
+        return 0;
     for (size_t i = 0; i < e->points->watch_count; i++) {
         const struct engine_watch *w = &e->points->watches[i];
         if (w->address - page < PAGE_SIZE_BYTES || page - w->address < w->length)
-            return true;
+            accesses |= w->accesses;
     }
-    return false;
+    return accesses;
 }
 
 static bool is_system_call(const struct plan *p, unsigned cpl)

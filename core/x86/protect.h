@@ -62,8 +62,8 @@ enum step mem_access(struct emu *e, gva_t linear, void *buffer, size_t length, e
 /* Stores to RAM that is known to be there, with everything that follows from it. */
 void ram_store(struct emu *e, uint64_t offset, const void *data, size_t length);
 
-/* True when a data breakpoint (DR7) is armed for a byte of the page. */
-bool watch_in_page(const struct emu *e, gva_t page);
+/* Which accesses (enum engine_access) to some bytes of the page a data breakpoint (DR7) or a debugger watches. */
+unsigned watch_in_page(const struct emu *e, gva_t page);
 
 /* ---- segment.c ---- */
 

@@ -28,7 +28,7 @@ void tlb_flush(struct emu *e)
     e->tlb_removals++;
     link_forget(e, 0);
     link_forget(e, 1);
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
+    for (unsigned c = 0; c < TLB_SETS; c++) {
         e->low_count[c] = 0;
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             entry_clear(e, c, i);
@@ -43,14 +43,14 @@ void tlb_flush_page(struct emu *e, gva_t page)
     uint64_t bit, *word = link_page_word(e, page, &bit);
     if (*word & bit)
         link_forget(e, link_half(page));
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
+    for (unsigned c = 0; c < TLB_SETS; c++)
         entry_clear(e, c, (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1));
 }
 
 void tlb_flush_writes(struct emu *e)
 {
     e->tlb_removals++;
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
+    for (unsigned c = 0; c < TLB_SETS; c++)
         for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++)
             e->tlb_sets[c][i].write = tlb_no_page(i);
     e->dirty_generation = e->ram->dirty_generation;
@@ -60,8 +60,8 @@ void tlb_forbid_write(struct emu *e, uint64_t ram_page)
 {
     const uint8_t *host = e->ram->host + (ram_page << PAGE_SHIFT);
     e->tlb_removals++;
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
-        for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+    for (unsigned c = 0; c < TLB_SETS; c++)
+        for (unsigned i = 0; i < TLB_ENTRIES && !e->tlb_clean[c]; i++) {
             struct tlb_entry *t = &e->tlb_sets[c][i];
             if (t->host == host)
                 t->write = tlb_no_page(i);
@@ -190,7 +190,7 @@ static void flush_low(struct emu *e)
 {
     e->tlb_removals++;
     link_forget(e, 0);
-    for (unsigned c = 0; c < TLB_CONTEXTS; c++) {
+    for (unsigned c = 0; c < TLB_SETS; c++) {
         bool all = e->low_count[c] == TLB_LOW_LOG;
         for (unsigned i = 0; i < (all ? TLB_ENTRIES : e->low_count[c]); i++)
             clear_if_low(e, c, all ? i : e->low_log[c][i]);
@@ -216,13 +216,13 @@ void tlb_switch_tables(struct emu *e, uint64_t old_cr3)
 /* ---- filling ---- */
 
 /* The slot for a page: other pages' tags are dropped from it. */
-static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_t page, uint8_t *host)
+static struct tlb_entry *slot_take(struct emu *e, unsigned set, gva_t page, uint8_t *host)
 {
     unsigned index = (page >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
-    struct tlb_entry *t = &e->tlb_sets[context][index];
-    e->tlb_clean[context] = false;
-    if (!link_half(page) && e->low_count[context] < TLB_LOW_LOG)
-        e->low_log[context][e->low_count[context]++] = (uint16_t)index;
+    struct tlb_entry *t = &e->tlb_sets[set][index];
+    e->tlb_clean[set] = false;
+    if (!link_half(page) && e->low_count[set] < TLB_LOW_LOG)
+        e->low_log[set][e->low_count[set]++] = (uint16_t)index;
     if (t->read != page)
         t->read = tlb_no_page(index);
     if (t->write != page)
@@ -233,27 +233,47 @@ static struct tlb_entry *slot_take(struct emu *e, enum tlb_context context, gva_
     return t;
 }
 
+/*
+ * A page with something watched in it is entered where only mmu.c looks, so that each access is told to the watch without a walk. As
+ * long as only writes are watched, reads need not be told.
+ */
+static void enter_data(struct emu *e, enum tlb_context context, gva_t page, uint8_t *host, bool writable)
+{
+    unsigned watched = watch_in_page(e, page);
+    if (unlikely(watched)) {
+        struct tlb_entry *hidden = slot_take(e, TLB_HIDDEN + context, page, host);
+        hidden->read = page;
+        if (writable)
+            hidden->write = page;
+    }
+    if (watched & ENGINE_ACCESS_READ)
+        return;
+    struct tlb_entry *slot = slot_take(e, context, page, host);
+    slot->read = page;
+    if (writable && !watched)
+        slot->write = page;
+}
+
 void tlb_fill(struct emu *e, gva_t linear, enum access access, enum rights rights,
               const struct translation *t, uint64_t offset)
 {
     enum tlb_context context = tlb_context_of(e, rights);
     gva_t page = linear & ~PAGE_MASK;
     uint64_t ram_page = offset >> PAGE_SHIFT;
-    if (access != ACCESS_EXEC && (context == TLB_ALIGNED || watch_in_page(e, page)))
+    uint8_t *host = e->ram->host + (offset & ~PAGE_MASK);
+    if (access != ACCESS_EXEC && context == TLB_ALIGNED)
         return;
     mark_tables(e, linear, t);
-    struct tlb_entry *slot = slot_take(e, context, page, e->ram->host + (offset & ~PAGE_MASK));
     if (access == ACCESS_EXEC) {
-        slot->exec = page;
+        slot_take(e, context, page, host)->exec = page;
         return;
     }
-    slot->read = page;
     uint8_t flags = e->ram->page_flags[ram_page];
     if (access == ACCESS_WRITE && !(flags & RAM_PAGE_DIRTY)) {
         ram_mark_dirty(e->ram, ram_page);
         flags |= RAM_PAGE_DIRTY;
     }
-    if (t->dirty && mmu_permits(e, t, ACCESS_WRITE, rights) &&
-        (flags & (RAM_PAGE_DIRTY | RAM_PAGE_CODE | RAM_PAGE_TABLE)) == RAM_PAGE_DIRTY)
-        slot->write = page;
+    enter_data(e, context, page, host,
+               t->dirty && mmu_permits(e, t, ACCESS_WRITE, rights) &&
+                   (flags & (RAM_PAGE_DIRTY | RAM_PAGE_CODE | RAM_PAGE_TABLE)) == RAM_PAGE_DIRTY);
 }
