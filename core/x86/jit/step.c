@@ -6,7 +6,7 @@
 
 #define JIT_SLICE_STEPS (1 << 15)
 #define LIMIT_MARGIN    ((int32_t)JIT_DEAD_STEPS) /* for what is to be done by stage 1: jit_run's *again */
-#define FAILURES_MAX    64u
+#define FAILURES_MAX    512u
 #define FAILURES_PERIOD ((position_t)1 << 20)
 
 /* At most so many steps from here on. */

@@ -401,8 +401,14 @@ static void translate_body(struct translation_state *t)
         put8(&t->m, 0xcc);
     uint8_t *limit = put_entry(t, wanted);
     const struct insn *last = &t->insn[t->count - 1];
-    for (unsigned i = 0; i < t->count; i++)
+    for (unsigned i = 0; i < t->count; i++) {
+        bool keeps = keeps_held(&t->insn[i]);
+        if (!keeps)
+            t->held = NO_GROUP;
         translate_one(t, &t->insn[i]);
+        if (!keeps)
+            t->held = NO_GROUP;
+    }
     if (last->kind < KIND_JUMP) {
         x87_settle_pointers(t);
         translate_fall_through(t, last->rip + last->plan->length);

@@ -35,6 +35,8 @@ void slow_end(struct translation_state *t, struct slow *s, bool resume)
     s->after = t->flags;
     s->loaded_after = t->vector_loaded;
     s->resume = resume ? t->m.at : NULL;
+    if (s->jumps && resume && !s->group)
+        t->held = NO_GROUP; /* it may come from there without it */
 }
 
 void slow_jump(struct translation_state *t, struct slow *s, enum condition condition)

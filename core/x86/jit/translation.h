@@ -55,7 +55,6 @@ struct insn {
     bool inner;     /* the last of a block of a superblock, and not of all of it: goes on at next */
     uint64_t next;
     int8_t group;         /* index into groups, or NO_GROUP */
-    uint8_t group_reg;    /* the register that it goes through */
     int32_t group_offset; /* of the access, from what the register was at the first member */
     int32_t group_moved;  /* what was added to the register since */
     uint16_t gpr_named;   /* explicit register operands */
@@ -89,7 +88,8 @@ struct x87_pointers {
 struct group {
     int64_t low, high; /* the bytes accessed, from what the register was at the first member */
     bool write;
-    bool open; /* code for the lookup is there, and jit_frame.page has the host address of low */
+    bool moves; /* members are apart by what was added to a register between them */
+    bool open;  /* code for the lookup is there, and jit_frame.page has the host address of low */
     unsigned members;
 };
 
@@ -148,6 +148,7 @@ struct translation_state {
     bool failed;
     unsigned slow_count, exit_count, site_count, group_count;
     struct group groups[GROUPS_MAX];
+    int8_t held; /* the group whose address R10 has, or NO_GROUP */
     struct insn insn[SUPERBLOCK_STEPS];
     struct slow slow[SUPERBLOCK_STEPS];
     struct exit_stub exits[EXITS_MAX];
@@ -231,6 +232,9 @@ void find_groups(struct translation_state *t);
 /* As put_operand, for a member of a group; false for all others. Members after the first need no slow part, and leave flags. */
 bool put_group_operand(struct translation_state *t, struct slow *s, const struct insn *insn,
                        struct mem *operand);
+
+/* R10 has the address of t->held still after the instruction; all others have to reset that. */
+bool keeps_held(const struct insn *insn);
 
 /* ---- translate_vector.c ---- */
 
