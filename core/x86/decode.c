@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "core/x86/allow_list.h"
+#include "core/x86/code_arena.h"
+#include "core/x86/decode_fast.h"
 #include "core/x86/stub.h"
 
 static void init_decoder(ZydisDecoder *decoder, const struct cpu_model *model, unsigned code_size)
@@ -239,9 +241,11 @@ static bool names_missing_quadword(const ZydisDecodedInstruction *insn)
            (insn->mnemonic == ZYDIS_MNEMONIC_VPEXTRD || insn->mnemonic == ZYDIS_MNEMONIC_VPINSRD);
 }
 
+/* *free_immediate: the choice does not depend on the immediate's value. */
 static void choose_handler(struct emu *e, struct plan *p, const ZydisDecodedInstruction *insn,
-                           const ZydisDecodedOperand *operands)
+                           const ZydisDecodedOperand *operands, bool *free_immediate)
 {
+    *free_immediate = false;
     if (!allow_list_model_has(e->model, insn) || names_missing_quadword(insn)) {
         p->fn = exec_undefined;
         return;
@@ -251,9 +255,11 @@ static void choose_handler(struct emu *e, struct plan *p, const ZydisDecodedInst
         p->fn = h->fn;
         if (h->setup && !h->setup(p, insn, operands))
             p->fn = exec_undefined;
+        *free_immediate = h >= near_handlers.list && h < near_handlers.list + near_handlers.count;
         return;
     }
     p->fn = fast_select(p, insn, operands);
+    *free_immediate = p->fn != NULL;
     if (p->fn)
         return;
     switch (stub_generate(e->arena, insn, operands, p->bytes, &p->stub)) {
@@ -281,11 +287,12 @@ static int decode_undefined(const uint8_t *bytes, size_t length, struct plan *ou
     return 1;
 }
 
-int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size, struct plan *out)
+int plan_decode_anew(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size, struct plan *out)
 {
     ZydisDecoder decoder;
     ZydisDecodedInstruction insn;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    bool free_immediate;
 
     if (length > ZYDIS_MAX_INSTRUCTION_LENGTH)
         length = ZYDIS_MAX_INSTRUCTION_LENGTH;
@@ -300,6 +307,20 @@ int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned cod
     if (!ZYAN_SUCCESS(status))
         return decode_undefined(bytes, length, out);
     fill_plan(out, &insn, operands, bytes);
-    choose_handler(e, out, &insn, operands);
-    return out->fn == exec_undefined ? decode_undefined(bytes, length, out) : 1;
+    choose_handler(e, out, &insn, operands, &free_immediate);
+    if (out->fn == exec_undefined)
+        return decode_undefined(bytes, length, out);
+    if (code_size == 8 && out->fn != exec_arena_full)
+        decode_cache_keep_plan(e->decoded, out, &insn, operands, free_immediate);
+    return 1;
+}
+
+int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size, struct plan *out)
+{
+    if (length > ZYDIS_MAX_INSTRUCTION_LENGTH)
+        length = ZYDIS_MAX_INSTRUCTION_LENGTH;
+    int found = -ENOENT;
+    if (likely(code_size == 8))
+        found = decode_cache_find_plan(e->decoded, bytes, length, code_arena_generation(e->arena), out);
+    return found >= 0 ? found : plan_decode_anew(e, bytes, length, code_size, out);
 }

@@ -11,6 +11,7 @@
 
 #include "core/x86/block.h"
 #include "core/x86/code_arena.h"
+#include "core/x86/decode_fast.h"
 #include "core/x86/jit/jit.h"
 #include "core/x86/protect.h"
 #include "core/x86/stub.h"
@@ -600,6 +601,7 @@ static void emu_destroy(struct engine *engine)
     jit_destroy(e->jit);
     block_cache_destroy(e->blocks);
     code_arena_destroy(e->arena);
+    decode_cache_destroy(e->decoded);
     free(e->bounce);
     if (e->low)
         jit_low_memory_free(e, sizeof(*e));
@@ -667,8 +669,9 @@ int emu_create(struct engine **out, struct guest_ram *ram, struct boundary *boun
     e->has_local_apic = cpu_model_has(model, CPU_FEATURE_LEAF1_EDX + 9);
     e->bounce = aligned_alloc(64, BOUNCE_BYTES);
     e->blocks = block_cache_create(ram);
+    e->decoded = decode_cache_create();
     int result = 0;
-    if (!e->bounce || !e->blocks)
+    if (!e->bounce || !e->blocks || !e->decoded)
         result = error_set(err, -ENOMEM, "no memory for the emulator");
     else
         result = code_arena_create(&e->arena, CODE_ARENA_BYTES, err);

@@ -6,7 +6,7 @@
 #include "core/engine.h"
 
 /*
- * ram, boundary and model must outlive the engine. The vCPU starts in its reset state, at position 0.
+ * ram, boundary and model must outlive the engine; the model stays as it is. The vCPU starts in its reset state, at position 0.
  * One engine may be run by one thread at a time; engine_ops.kick is the exception (see engine.h).
  */
 int emu_create(struct engine **out, struct guest_ram *ram, struct boundary *boundary,

@@ -111,6 +111,7 @@ struct emu {
     uint64_t link_epoch[2];
     uint64_t link_pages[2][64];
     struct code_arena *arena;
+    struct decode_cache *decoded; /* decode_fast.h */
     struct error error;                 /* message of a run that fails */
     uint8_t *bounce;                    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
     const struct engine_match *match;   /* of the current run, or NULL */

@@ -41,6 +41,7 @@ struct cursor {
     bool rex;
     uint8_t encoding; /* enum encoding */
     bool done;        /* nothing that follows counts */
+    struct plan_layout layout;
 };
 
 /* Past the end there are zeros: the length found is then more than what is available, which is all that is told of it. */
@@ -123,10 +124,39 @@ static void read_modrm(struct cursor *c)
     } else if (narrow && rm == 5) {
         rm = 0;
     }
+    c->layout.disp_at = (uint8_t)c->at;
     if (mod == 1)
-        c->at += 1;
+        c->layout.disp_bytes = 1;
     else if (mod == 2 || rm == 5)
-        c->at += narrow ? 2 : 4;
+        c->layout.disp_bytes = narrow ? 2 : 4;
+    c->at += c->layout.disp_bytes;
+}
+
+static unsigned immediate_bytes(const struct cursor *c, char what, unsigned half, bool test)
+{
+    switch (what) {
+    case '1':
+    case 'B':
+        return 1;
+    case '2':
+    case 'W':
+        return 2;
+    case '3':
+        return 3;
+    case 'z':
+    case 'Z':
+        return half;
+    case 'v':
+        return c->op_size;
+    case 'p':
+        return half + 2;
+    case 'T':
+        return test ? 1 : 0;
+    case 'U':
+        return test ? half : 0;
+    default:
+        return 0;
+    }
 }
 
 static void read_operands(struct cursor *c, char what)
@@ -146,62 +176,50 @@ static void read_operands(struct cursor *c, char what)
     case 'r':
         c->at++;
         break;
-    default:
-        break;
-    }
-    switch (what) {
-    case '1':
-    case 'B':
-        c->at += 1;
-        break;
-    case '2':
-    case 'W':
-        c->at += 2;
-        break;
-    case '3':
-        c->at += 3;
-        break;
-    case 'z':
-    case 'Z':
-        c->at += half;
-        break;
-    case 'v':
-        c->at += c->op_size;
-        break;
     case 'a':
+        c->layout.disp_at = (uint8_t)c->at;
+        c->layout.disp_bytes = (uint8_t)c->addr_size;
         c->at += c->addr_size;
         break;
-    case 'p':
-        c->at += half + 2;
-        break;
-    case 'T':
-        c->at += test ? 1 : 0;
-        break;
-    case 'U':
-        c->at += test ? half : 0;
-        break;
     default:
         break;
     }
+    c->layout.imm_at = (uint8_t)c->at;
+    c->layout.imm_bytes = (uint8_t)immediate_bytes(c, what, half, test);
+    c->at += c->layout.imm_bytes;
+}
+
+/* Stops early where more bytes are needed than there are. */
+static void measure(struct cursor *c, unsigned code_size)
+{
+    char what = '.';
+    read_prefixes(c, code_size);
+    const char *map = read_escape(c, code_size, &what);
+    if (c->done)
+        return;
+    uint8_t opcode = peek(c);
+    c->at++;
+    if (map)
+        what = map[opcode];
+    /* AVX-512 has instructions where SSE4A has them. */
+    if (c->encoding == EVEX && map && (opcode == 0x78 || opcode == 0x7a || opcode == 0x7b))
+        what = 'm';
+    if (c->at <= c->available)
+        read_operands(c, what);
 }
 
 size_t plan_instruction_length(const uint8_t *bytes, size_t available, unsigned code_size)
 {
     struct cursor c = {.bytes = bytes, .available = available};
-    char what = '.';
-    read_prefixes(&c, code_size);
-    const char *map = read_escape(&c, code_size, &what);
-    if (c.done)
-        return c.at;
-    uint8_t opcode = peek(&c);
-    c.at++;
-    if (map)
-        what = map[opcode];
-    /* AVX-512 has instructions where SSE4A has them. */
-    if (c.encoding == EVEX && map && (opcode == 0x78 || opcode == 0x7a || opcode == 0x7b))
-        what = 'm';
-    if (c.at > available)
-        return c.at;
-    read_operands(&c, what);
+    measure(&c, code_size);
     return c.at;
+}
+
+bool plan_find_layout(const uint8_t *bytes, size_t available, unsigned code_size, struct plan_layout *out)
+{
+    struct cursor c = {.bytes = bytes, .available = available};
+    measure(&c, code_size);
+    *out = c.layout;
+    out->length = (uint8_t)c.at;
+    return c.at <= available && !c.done;
 }

@@ -102,12 +102,25 @@ extern const struct plan_handlers fpu_handlers;    /* fpu_state.c: FXSAVE, XSAVE
  */
 int plan_decode(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size,
                 struct plan *out) must_check;
+/* The same by Zydis, whether the shape is known (decode_fast.h) or not. */
+int plan_decode_anew(struct emu *e, const uint8_t *bytes, size_t length, unsigned code_size,
+                     struct plan *out) must_check;
 
 /*
  * length.c: the bytes that the instruction takes, defined or not, be they more than 15. A result above available says that there
  * are more than available, not how many.
  */
 size_t plan_instruction_length(const uint8_t *bytes, size_t available, unsigned code_size);
+
+/* Where the parts of an instruction lie whose values decide nothing else; they are the last ones. */
+struct plan_layout {
+    uint8_t length; /* of all of it, 1..15 */
+    uint8_t disp_at, disp_bytes;
+    uint8_t imm_at, imm_bytes; /* all immediates */
+};
+
+/* False: more bytes are needed than available, or the instruction is undefined. available is at most 15. length.c */
+bool plan_find_layout(const uint8_t *bytes, size_t available, unsigned code_size, struct plan_layout *out);
 
 /* enum segment_register of a segment register; DS for none. */
 static inline uint8_t plan_segment(ZydisRegister reg)

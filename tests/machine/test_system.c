@@ -1,4 +1,5 @@
 /* Control, debug and model-specific registers, and the other system instructions. */
+#include "core/x86/code_arena.h"
 #include "tests/machine/rig.h"
 
 #include <errno.h>
@@ -115,8 +116,10 @@ static void a_model_that_only_hides_features_has_the_cr4_bits_of_every_cpu(void 
     GP0(write_cr4(r->e, cr4 | CR4_UMIP));
 }
 
+/* What was decoded for the other model is forgotten with the stubs. */
 static void forget_feature(struct rig *r, uint32_t leaf, unsigned index, unsigned bit)
 {
+    code_arena_recycle(r->e->arena);
     for (unsigned i = 0; i < r->model.count; i++) {
         struct cpuid_entry *x = &r->model.entry[i];
         uint32_t *const out[] = {&x->eax, &x->ebx, &x->ecx, &x->edx};
@@ -169,6 +172,7 @@ static void instructions_come_with_their_cpuid_bits(void **state)
     assert_true(r->e->cpu.rflags & RFLAGS_ZF);
     /* What KVM cannot hide is there all the same. */
     cpu_model_init(&r->model, CPU_PROFILE_KVM);
+    code_arena_recycle(r->e->arena);
     assert_int_equal(rig_exec(r, tzcnt, 4), STEP_NEXT);
     assert_int_equal(gpr[GPR_RAX], 32);
     assert_int_equal(rig_exec(r, cases[0].bytes, cases[0].length), STEP_NEXT);

@@ -1,5 +1,6 @@
 /* What is known about an instruction before it is translated: how, which registers and flags it uses. */
 #include "core/x86/allow_list.h"
+#include "core/x86/decode_fast.h"
 #include "core/x86/jit/translation.h"
 
 static bool is_high_byte(ZydisRegister reg)
@@ -468,6 +469,19 @@ static enum insn_kind classify(const struct translation_state *t, struct insn *i
     return classify_native(t, insn) ? KIND_NATIVE : KIND_HANDLER;
 }
 
+/* Fills in z and op; of the operands that it lacks the first ones are of no type. */
+static bool decode_again(struct translation_state *t, struct insn *insn)
+{
+    struct decoded decoded;
+    if (!decode_cache_decode(t->e->decoded, insn->plan->bytes, insn->plan->length, &decoded) ||
+        decoded.z->length != insn->plan->length)
+        return false;
+    insn->z = *decoded.z;
+    memset(insn->op, 0, 3 * sizeof insn->op[0]);
+    memcpy(insn->op, decoded.op, decoded.z->operand_count * sizeof insn->op[0]);
+    return true;
+}
+
 void jit_classify(struct translation_state *t, struct insn *insn)
 {
     const struct plan *p = insn->plan;
@@ -475,9 +489,7 @@ void jit_classify(struct translation_state *t, struct insn *insn)
     memset(insn, 0, offsetof(struct insn, z));
     insn->plan = p;
     insn->rip = rip;
-    ZyanStatus status = ZydisDecoderDecodeFull(&t->decoder, p->bytes, p->length, &insn->z, insn->op);
-    insn->kind =
-        (uint8_t)(ZYAN_SUCCESS(status) && insn->z.length == p->length ? classify(t, insn) : KIND_HANDLER);
+    insn->kind = (uint8_t)(decode_again(t, insn) ? classify(t, insn) : KIND_HANDLER);
     if (insn->kind != KIND_HANDLER)
         return;
     memset(insn, 0, offsetof(struct insn, z));

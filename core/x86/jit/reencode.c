@@ -3,6 +3,7 @@
  * as the host address that the code before it has worked out.
  */
 #include "core/x86/allow_list.h"
+#include "core/x86/decode_fast.h"
 #include "core/x86/jit/translation.h"
 
 /* Register numbers, 0 to 15, for the fields of the encoding; NO_REG where a field names none. */
@@ -167,20 +168,21 @@ static bool same_register(const ZydisDecodedOperand *o, const ZydisDecodedOperan
                               (const uint8_t[]){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
 }
 
-static bool verify(const struct insn *insn, const uint8_t map[GPR_COUNT], const struct mem *memory,
-                   const uint8_t *code, size_t length)
+static bool verify(struct decode_cache *cache, const struct insn *insn, const uint8_t map[GPR_COUNT],
+                   const struct mem *memory, const uint8_t *code, size_t length)
 {
-    ZydisDecoder decoder;
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code, length, &z, o)) || z.length != length ||
-        z.mnemonic != insn->z.mnemonic || z.operand_count_visible != insn->z.operand_count_visible ||
-        z.operand_width != insn->z.operand_width || !allow_list_may_execute(&z, o))
+    struct decoded d;
+    if (!decode_cache_decode(cache, code, length, &d))
         return false;
-    for (unsigned k = 0; k < z.operand_count; k++) {
+    const ZydisDecodedInstruction *z = d.z;
+    const ZydisDecodedOperand *o = d.op;
+    if (z->length != length || z->mnemonic != insn->z.mnemonic ||
+        z->operand_count_visible != insn->z.operand_count_visible ||
+        z->operand_width != insn->z.operand_width || !allow_list_may_execute(z, o))
+        return false;
+    for (unsigned k = 0; k < z->operand_count; k++) {
         const ZydisDecodedOperand *guest = &insn->op[k];
-        bool visible = k < z.operand_count_visible;
+        bool visible = k < z->operand_count_visible;
         if (o[k].type == ZYDIS_OPERAND_TYPE_REGISTER) {
             ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o[k].reg.value);
             if (full == ZYDIS_REGISTER_RSP || (visible && !same_register(&o[k], guest, map)))
@@ -195,8 +197,8 @@ static bool verify(const struct insn *insn, const uint8_t map[GPR_COUNT], const 
     return true;
 }
 
-size_t jit_reencode(const struct insn *insn, const uint8_t map[GPR_COUNT], const struct mem *memory,
-                    uint8_t out[16])
+size_t jit_reencode(struct translation_state *t, const struct insn *insn, const uint8_t map[GPR_COUNT],
+                    const struct mem *memory, uint8_t out[16])
 {
     struct emitter m = {.at = out, .end = out + 15};
     struct fields f;
@@ -215,5 +217,5 @@ size_t jit_reencode(const struct insn *insn, const uint8_t map[GPR_COUNT], const
     unsigned tail = tail_offset(insn);
     put_bytes(&m, insn->plan->bytes + tail, insn->plan->length - tail);
     size_t length = (size_t)(m.at - out);
-    return !m.full && verify(insn, map, memory, out, length) ? length : 0;
+    return !m.full && verify(t->e->decoded, insn, map, memory, out, length) ? length : 0;
 }

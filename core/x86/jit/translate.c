@@ -103,7 +103,7 @@ void put_native(struct translation_state *t, const struct insn *insn, const stru
         put_lea(&t->m, GPR_RSI, *operand);
         operand = &beside_high_byte;
     }
-    size_t length = jit_reencode(insn, map, operand, code);
+    size_t length = jit_reencode(t, insn, map, operand, code);
     if (!length)
         t->failed = true;
     put_bytes(&t->m, code, length);
@@ -572,10 +572,7 @@ struct jit_code *jit_translate_superblock(struct jit *j, const struct jit_record
 
 struct translation_state *jit_translation_create(void)
 {
-    struct translation_state *t = malloc(sizeof(*t));
-    if (t)
-        ZydisDecoderInit(&t->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    return t;
+    return malloc(sizeof(struct translation_state));
 }
 
 void jit_translation_destroy(struct translation_state *t)

@@ -36,7 +36,7 @@ static void put_repeat(struct translation_state *t, const struct insn *insn)
     uint8_t map[GPR_COUNT], code[16];
     for (unsigned i = 0; i < GPR_COUNT; i++)
         map[i] = (uint8_t)host_gpr(i);
-    size_t length = jit_reencode(insn, map, NULL, code);
+    size_t length = jit_reencode(t, insn, map, NULL, code);
     if (!length)
         t->failed = true;
     put_bytes(&t->m, code, length);

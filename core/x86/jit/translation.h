@@ -153,7 +153,6 @@ struct translation_state {
     struct slow slow[SUPERBLOCK_STEPS];
     struct exit_stub exits[EXITS_MAX];
     struct site_use sites[2 * SUPERBLOCK_STEPS];
-    ZydisDecoder decoder;
 };
 
 static inline bool in_frame(unsigned guest)
@@ -182,8 +181,8 @@ void jit_classify(struct translation_state *t, struct insn *insn);
  * The instruction with guest register r as map[r] and its memory operand, if it has one, as *memory. Returns the number of
  * bytes, at most 15; 0 when it cannot be done, or the result would not decode to the very same instruction.
  */
-size_t jit_reencode(const struct insn *insn, const uint8_t map[GPR_COUNT], const struct mem *memory,
-                    uint8_t out[16]);
+size_t jit_reencode(struct translation_state *t, const struct insn *insn, const uint8_t map[GPR_COUNT],
+                    const struct mem *memory, uint8_t out[16]);
 
 /* ---- translate_flags.c ---- */
 
