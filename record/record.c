@@ -292,6 +292,16 @@ const struct engine *recorder_engine(const struct recorder *r)
     return r->engine;
 }
 
+void recorder_set_stages(struct recorder *r, enum emu_stages stages)
+{
+    emu_set_stages(r->engine, stages);
+}
+
+int recorder_jitdump(struct recorder *r, const char *folder, struct error *err)
+{
+    return emu_jitdump(r->engine, folder, err);
+}
+
 bool recorder_in_emulator(const struct recorder *r)
 {
     return r->kvm && !r->is_kvm;

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/kvm/kvm_engine.h"
 #include "core/machine.h"
+#include "core/x86/emu.h"
 #include "devices/devices.h"
 #include "trace-format/trace_writer.h"
 
@@ -131,6 +132,9 @@ position_t recorder_position(const struct recorder *r);
 bool recorder_in_emulator(const struct recorder *r);
 /* What executes the guest, for its own counters. */
 const struct engine *recorder_engine(const struct recorder *r);
+/* See emu_set_stages() and emu_jitdump(): of a recording in the emulator. Under KVM the first does nothing, the second is -ENOTSUP. */
+void recorder_set_stages(struct recorder *r, enum emu_stages stages);
+int recorder_jitdump(struct recorder *r, const char *folder, struct error *err) must_check;
 
 /* Ends the run soon, in order. Async-signal-safe. */
 void recorder_stop(struct recorder *r);

@@ -4,45 +4,71 @@
 #include "tools/profile_view.h"
 #include "tools/record_report.h"
 #include "tools/recording.h"
+#include "tools/session.h"
 #include "tools/status.h"
 
 #include <unistd.h>
+
+struct record_flags {
+    bool exit_code, profile;
+    const char *jitdump; /* or NULL */
+};
+
+static int prepare_emulator(struct recorder *recorder, const struct record_flags *flags,
+                            enum emu_stages stages, struct error *err)
+{
+    recorder_set_stages(recorder, stages);
+    return flags->jitdump ? recorder_jitdump(recorder, flags->jitdump, err) : 0;
+}
+
+static int run_created(struct recording *r, struct recorder *recorder, struct record_result *result,
+                       struct error *err)
+{
+    if (r->options.timeout_ns)
+        r->console.deadline_ns = monotonic_ns() + r->options.timeout_ns;
+    progress_begin(&r->progress, "recording", r->console.fd[0] == STDOUT_FILENO && isatty(STDOUT_FILENO));
+    interrupt_stops_recorder(recorder);
+    int code = recorder_run(recorder, result, err);
+    interrupt_stops_recorder(NULL);
+    r->interrupts = interrupt_count();
+    progress_end(&r->progress);
+    return code;
+}
 
 /*
  * From the first signal on the recording is stopped; the terminal is put back before anything is reported. The recording counts
  * as made once the recorder was created: what fails after that leaves a trace of what went before.
  */
-static int run_recorder(struct recording *r, bool profile, struct record_result *result, bool *made,
-                        struct error *err)
+static int run_recorder(struct recording *r, const struct record_flags *flags, struct record_result *result,
+                        bool *made, struct error *err)
 {
-    struct recorder *recorder;
-    int code = recording_connect(r, err);
+    struct recorder *recorder = NULL;
+    enum emu_stages stages;
+    int code = session_stages(&stages, err);
+    if (code < 0)
+        return code;
+    code = recording_connect(r, err);
     if (code == 0)
         code = recorder_create(&recorder, &r->options, err);
+    if (code == 0)
+        code = prepare_emulator(recorder, flags, stages, err);
     if (code == 0) {
         *made = true;
-        if (r->options.timeout_ns)
-            r->console.deadline_ns = monotonic_ns() + r->options.timeout_ns;
-        progress_begin(&r->progress, "recording", r->console.fd[0] == STDOUT_FILENO && isatty(STDOUT_FILENO));
-        interrupt_stops_recorder(recorder);
-        code = recorder_run(recorder, result, err);
-        interrupt_stops_recorder(NULL);
-        r->interrupts = interrupt_count();
-        progress_end(&r->progress);
-        if (code == 0 && profile)
+        code = run_created(r, recorder, result, err);
+        if (code == 0 && flags->profile)
             profile_print_record(result, recorder_engine(recorder));
-        recorder_destroy(recorder);
     }
+    recorder_destroy(recorder);
     recording_disconnect(r);
     return code;
 }
 
-static int record(struct recording *r, bool exit_code, bool profile)
+static int record(struct recording *r, const struct record_flags *flags)
 {
     struct error err = {0};
     struct record_result result = {.position = POSITION_UNKNOWN};
     bool made = false;
-    int code = run_recorder(r, profile, &result, &made, &err);
+    int code = run_recorder(r, flags, &result, &made, &err);
     if (code) {
         int status = fail(&err);
         if (made)
@@ -50,7 +76,7 @@ static int record(struct recording *r, bool exit_code, bool profile)
         return status;
     }
     int status = recording_report(r, &result);
-    return status == STATUS_OK && exit_code ? record_guest_status(&result) : status;
+    return status == STATUS_OK && flags->exit_code ? record_guest_status(&result) : status;
 }
 
 static int run(const struct arguments *arguments)
@@ -59,8 +85,10 @@ static int run(const struct arguments *arguments)
     int status = recording_parse(&r, arguments, "stdio");
     if (status == STATUS_OK) {
         interrupt_catch();
-        bool exit_code = argument_flag(arguments, "exit-code"), profile = argument_flag(arguments, "profile");
-        status = recording_path_is_free(&r) ? record(&r, exit_code, profile) : STATUS_FAILURE;
+        struct record_flags flags = {.exit_code = argument_flag(arguments, "exit-code"),
+                                     .profile = argument_flag(arguments, "profile"),
+                                     .jitdump = argument_value(arguments, "jitdump", NULL)};
+        status = recording_path_is_free(&r) ? record(&r, &flags) : STATUS_FAILURE;
     }
     recording_free(&r);
     return status;
@@ -97,6 +125,9 @@ static const struct option_spec options[] = {
      .text = "Guest memory, 1M to 64G. Suffixes K, M, G. Default: 128M."},
     {.name = "exit-code", .text = "Exit with the guest's status; see above."},
     {.name = "profile", .text = "Print where the time went, and what the emulator did."},
+    {.name = "jitdump",
+     .value = "FOLDER",
+     .text = "With the emulator: describe translated code in FOLDER/jit-PID.dump, as 'dejavm replay' does."},
     {0},
 };
 static const struct operand_spec operands[] = {{.name = "GUEST", .text = "The guest's image."}, {0}};

@@ -107,15 +107,21 @@ static void session_console(void *context, unsigned channel, const uint8_t *data
         s->console(s->context, channel, data, length);
 }
 
-/* For who looks for a fault in the emulator, or compares its stages. */
-static int stages_from_environment(struct replay *replay, struct error *err)
+int session_stages(enum emu_stages *out, struct error *err)
 {
     const char *text = getenv("DEJAVM_EMU_STAGES");
-    enum emu_stages stages;
-    if (!emu_stages_parse(text, &stages))
+    if (!emu_stages_parse(text, out))
         return error_set(err, -EINVAL, "DEJAVM_EMU_STAGES is '%s': it can be 1, 2 or mixed", text);
-    replay_set_stages(replay, stages);
     return 0;
+}
+
+static int stages_from_environment(struct replay *replay, struct error *err)
+{
+    enum emu_stages stages;
+    int code = session_stages(&stages, err);
+    if (code == 0)
+        replay_set_stages(replay, stages);
+    return code;
 }
 
 int session_open(struct session *s, const char *path, struct error *err)

@@ -48,6 +48,9 @@ int session_resolve(struct session *s, const struct position_argument *argument,
 int session_run(struct session *s, position_t position, struct error *err) must_check;
 int session_seek(struct session *s, position_t position, struct error *err) must_check;
 
+/* What DEJAVM_EMU_STAGES says: for who looks for a fault in the emulator, or compares its stages. */
+int session_stages(enum emu_stages *out, struct error *err) must_check;
+
 /* Prints err, returns the exit status; after Ctrl-C ends the process as that would. */
 int session_fail(const struct error *err);
 
