@@ -88,6 +88,7 @@ void replay_close(struct replay *r)
 void replay_start_profile(struct replay *r)
 {
     r->profiles = true;
+    emu_start_profile(r->engine);
 }
 
 const struct replay_profile *replay_profile(const struct replay *r)

@@ -49,9 +49,10 @@ static double percent(uint64_t part, uint64_t whole)
 struct counter {
     const char *key, *text;
     uint64_t value;
+    bool ns; /* a time; not shown where it was not measured */
 };
 
-#define COUNTERS_MAX 20
+#define COUNTERS_MAX 24
 
 /* What the emulator's translator did; 0 where there is none. */
 static unsigned counters_of(const struct engine *engine, struct counter out[COUNTERS_MAX])
@@ -60,24 +61,28 @@ static unsigned counters_of(const struct engine *engine, struct counter out[COUN
     if (!p)
         return 0;
     const struct counter counters[] = {
-        {"steps_translated", "steps in translated code", p->steps_translated},
-        {"steps_stage1", "steps in the interpreter", p->steps_stage1},
-        {"translations", "blocks translated", p->translations},
-        {"superblocks", "superblocks among them", p->superblocks},
-        {"guest_bytes", "bytes of guest code in them", p->guest_bytes},
-        {"host_bytes", "bytes of host code made", p->host_bytes},
-        {"drops", "blocks dropped, their bytes were written", p->drops},
-        {"recycles", "times that all were dropped for room", p->recycles},
-        {"links", "jumps made direct", p->links},
-        {"entries", "entries into translated code", p->entries},
-        {"exits_link", "exits: to a block not linked yet", p->exits_link},
-        {"exits_limit", "exits: limit of steps", p->exits_limit},
-        {"exits_closed", "exits: something waits", p->exits_closed},
-        {"exits_step", "exits: the interpreter has to go on", p->exits_step},
-        {"dispatches", "ways from one translation to another that were looked up", p->dispatches},
-        {"slow_memory", "accesses left to the interpreter (TLB misses, MMIO, ...)", p->slow_memory},
-        {"slow_branch", "indirect branches to unknown targets", p->slow_branch},
-        {"handler_calls", "instructions done by a handler", p->handler_calls},
+        {"steps_translated", "steps in translated code", p->steps_translated, false},
+        {"steps_stage1", "steps in the interpreter", p->steps_stage1, false},
+        {"translations", "blocks translated", p->translations, false},
+        {"superblocks", "superblocks among them", p->superblocks, false},
+        {"guest_bytes", "bytes of guest code in them", p->guest_bytes, false},
+        {"host_bytes", "bytes of host code made", p->host_bytes, false},
+        {"drops", "blocks dropped, their bytes were written", p->drops, false},
+        {"recycles", "times that all were dropped for room", p->recycles, false},
+        {"links", "jumps made direct", p->links, false},
+        {"entries", "entries into translated code", p->entries, false},
+        {"exits_link", "exits: to a block not linked yet", p->exits_link, false},
+        {"exits_limit", "exits: limit of steps", p->exits_limit, false},
+        {"exits_closed", "exits: something waits", p->exits_closed, false},
+        {"exits_step", "exits: the interpreter has to go on", p->exits_step, false},
+        {"dispatches", "ways from one translation to another that were looked up", p->dispatches, false},
+        {"slow_memory", "accesses left to the interpreter (TLB misses, MMIO, ...)", p->slow_memory, false},
+        {"slow_branch", "indirect branches to unknown targets", p->slow_branch, false},
+        {"handler_calls", "instructions done by a handler", p->handler_calls, false},
+        {"decoded", "instructions decoded into blocks", p->decoded, false},
+        {"decoded_anew", "of these, by Zydis", p->decoded_anew, false},
+        {"decode_ns", "time that decoding took", p->decode_ns, true},
+        {"translate_ns", "time that translation took", p->translate_ns, true},
     };
     for (unsigned i = 0; i < ARRAY_LEN(counters); i++)
         out[i] = counters[i];
@@ -92,7 +97,10 @@ static void print_counters(const struct engine *engine)
     if (n)
         message("the emulator:");
     for (unsigned i = 0; i < n; i++)
-        message("  %-56s %15s", counters[i].text, number_format(counters[i].value, &number));
+        if (!counters[i].ns || counters[i].value)
+            message("  %-56s %15s", counters[i].text,
+                    counters[i].ns ? duration_format(counters[i].value, &number)
+                                   : number_format(counters[i].value, &number));
 }
 
 static void json_counters(struct json *j, const struct engine *engine)

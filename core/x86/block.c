@@ -286,6 +286,7 @@ static enum step publish(struct emu *e, struct block *b, uint64_t ram_page, uint
         b->page_next[1] = second->spanning;
         second->spanning = b;
     }
+    e->insns_decoded += b->count;
     struct block **head = &c->heads[block_hash(b->host) & (BLOCK_HEADS - 1)];
     b->hash_next = *head;
     *head = b;
@@ -373,7 +374,9 @@ static enum step find_spanning(struct emu *e, uint64_t linear, unsigned size, ui
     *out = hashed(e, host, host2, size);
     if (*out)
         return STEP_NEXT;
+    uint64_t start = emu_profile_now_ns(e);
     *out = decode_spanning(e, host, host2, size);
+    e->decode_ns += emu_profile_now_ns(e) - start;
     if (!*out) {
         error_set(&e->error, -EINVAL, "the instruction at linear address %#llx could not be decoded",
                   (unsigned long long)linear);
@@ -394,7 +397,10 @@ enum step block_find_slow(struct emu *e, uint64_t linear, unsigned size, struct 
     const uint8_t *host = page + (linear & PAGE_MASK);
     struct block *b = hashed(e, host, NULL, size);
     if (!b) {
-        if (!decode_block(e, host, size, &b))
+        uint64_t start = emu_profile_now_ns(e);
+        bool whole = decode_block(e, host, size, &b);
+        e->decode_ns += emu_profile_now_ns(e) - start;
+        if (!whole)
             return find_spanning(e, linear, size, ram_page, host, out);
         step = publish(e, b, ram_page, 0);
         if (step != STEP_NEXT)

@@ -302,6 +302,7 @@ int plan_decode_anew(struct emu *e, const uint8_t *bytes, size_t length, unsigne
     out->scale = 1;
     out->reg[0] = out->reg[1] = out->reg[2] = PLAN_NO_REG;
 
+    e->insns_decoded_anew++;
     init_decoder(&decoder, e->model, code_size);
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, length, &insn, operands);
     if (!ZYAN_SUCCESS(status))

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/x86/block.h"
 #include "core/x86/code_arena.h"
@@ -578,6 +579,21 @@ int emu_jitdump(struct engine *engine, const char *folder, struct error *err)
     if (!e || !e->jit)
         return error_set(err, -ENOTSUP, "this engine does not translate code");
     return jit_dump_to(e->jit, folder, err);
+}
+
+void emu_start_profile(struct engine *engine)
+{
+    if (engine->ops == &emu_ops)
+        emu_of(engine)->profiles = true;
+}
+
+uint64_t emu_profile_now_ns(const struct emu *e)
+{
+    struct timespec t;
+    if (likely(!e->profiles))
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 const struct emu_profile *emu_profile(const struct engine *engine)

@@ -111,7 +111,7 @@ struct emu {
     uint64_t link_epoch[2];
     uint64_t link_pages[2][64];
     struct code_arena *arena;
-    struct decode_cache *decoded; /* decode_fast.h */
+    struct decode_cache *decoded;       /* decode_fast.h */
     struct error error;                 /* message of a run that fails */
     uint8_t *bounce;                    /* 1024 bytes, 64-aligned: operands that cannot be used in place */
     const struct engine_match *match;   /* of the current run, or NULL */
@@ -121,7 +121,10 @@ struct emu {
     position_t run_start;
     bool want_window; /* of the current run, as engine_request has it */
     uint8_t window_priority;
-    uint64_t steps_stage1;                 /* made by the run loop from plans */
+    uint64_t steps_stage1; /* made by the run loop from plans */
+    bool profiles;         /* emu_start_profile() */
+    /* See struct emu_profile. */
+    uint64_t insns_decoded, insns_decoded_anew, decode_ns, translate_ns;
     unsigned physical_bits;                /* MAXPHYADDR of the CPU model */
     bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
@@ -300,6 +303,11 @@ void block_cache_destroy(struct block_cache *c);
 void block_cache_flush(struct emu *e);
 /* Called before [offset, offset+length) of RAM (mapping offsets) is written, when its page has RAM_PAGE_CODE. */
 void block_invalidate(struct emu *e, uint64_t offset, size_t length);
+
+/* ---- emu.c ---- */
+
+/* The host's clock while it is profiled; otherwise 0. */
+uint64_t emu_profile_now_ns(const struct emu *e);
 
 /* ---- links ---- */
 

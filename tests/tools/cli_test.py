@@ -315,6 +315,12 @@ class EndToEnd(Recorded):
         self.assertGreater(parts["execute"]["ns"], 0)
         self.assertEqual(parts["read"]["events"], info["events"])
         self.assertGreater(parts["crossings"]["accesses"], 0)
+        emulator = profile["emulator"]
+        self.assertGreater(emulator["decode_ns"], 0)
+        self.assertGreater(emulator["translate_ns"], 0)
+        self.assertLess(emulator["decode_ns"] + emulator["translate_ns"], profile["whole_ns"])
+        self.assertGreater(emulator["decoded"], emulator["decoded_anew"])
+        self.assertRegex(table.stderr.decode(), r"time that decoding took +\d")
         self.usage("replay", "--json", self.trace)
 
     def test_verify_prints_one_line(self):

@@ -224,13 +224,14 @@ void jit_publish(struct jit *j, struct jit_code *code)
 static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
 {
     bool full = false;
-    uint64_t rip = j->e->cpu.rip;
+    uint64_t rip = j->e->cpu.rip, start = emu_profile_now_ns(j->e);
     struct jit_code *code = jit_translate(j, b, rip, key, &full);
     if (full) {
         jit_drop_everything(j);
         j->profile.recycles++;
         code = jit_translate(j, b, rip, key, &full);
     }
+    j->e->translate_ns += emu_profile_now_ns(j->e) - start;
     if (!code) {
         b->heat = HEAT_NEVER;
         return NULL;

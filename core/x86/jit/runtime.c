@@ -245,5 +245,9 @@ const struct emu_profile *jit_profile(const struct emu *e)
 {
     struct emu_profile *profile = &e->jit->profile;
     profile->steps_stage1 = e->steps_stage1;
+    profile->decoded = e->insns_decoded;
+    profile->decoded_anew = e->insns_decoded_anew;
+    profile->decode_ns = e->decode_ns;
+    profile->translate_ns = e->translate_ns;
     return profile;
 }

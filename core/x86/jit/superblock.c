@@ -58,8 +58,10 @@ static void finish(struct jit *j)
     struct jit_recording *r = &j->recording;
     struct jit_code *head = r->head;
     struct jit_code *code = NULL;
+    uint64_t start = emu_profile_now_ns(j->e);
     if (r->count > 1 && !head->dropped && !head->closed)
         code = jit_translate_superblock(j, r);
+    j->e->translate_ns += emu_profile_now_ns(j->e) - start;
     r->head = NULL;
     if (!code)
         return;
