@@ -485,4 +485,78 @@ program registers
     hlt
 program_end registers
 
+
+/*
+ * A path through three pages, of which the second is another one from time to time. RDI: data, RSI: its page-table entry, R8: its
+ * address.
+ */
+program paths
+paths_start:
+    mov ecx, 600
+    fldz
+1:  call paths_start + 0x1000
+    add rdx, rax
+    test edx, 3
+    jz 2f
+    paddd xmm1, xmm0
+    inc rbx
+2:  fld1
+    faddp st(1), st
+    movq xmm0, rdx
+    mov rax, [rdi + rcx * 8]
+    add rax, [rdi + rcx * 8 + 8]
+    adc r10, rax
+    push r10
+    pop r11
+    mov eax, ecx
+    and eax, 63
+    cmp eax, 7
+    jne 3f
+    mov rax, [rsi]
+    xor rax, 0x3000
+    mov [rsi], rax
+    invlpg [r8]
+3:  jmp paths_start + 0x2800
+    .org paths_start + 0x1000
+    lea rax, [rcx + rcx * 2]
+    add rax, [rdi + 16]
+    ret
+    .org paths_start + 0x2000
+    lea rax, [rcx + rcx]
+    sub rax, [rdi + 24]
+    xor r9, rax
+    ret
+    .org paths_start + 0x2800
+    dec ecx
+    jnz 1b
+    fistp qword ptr [rdi]
+    hlt
+program_end paths
+
+/* A function that the loop has patched, and one that changes where it returns to. R8: the byte to patch. */
+    .global stages_patched_byte
+program patched
+    mov ecx, 600
+1:  call 4f
+    add rdx, rax
+    mov eax, ecx
+    and eax, 31
+    cmp eax, 5
+    jne 2f
+    mov [r8], cl
+2:  test ecx, 15
+    jnz 3f
+    call 5f
+    ud2
+3:  dec ecx
+    jnz 1b
+    hlt
+4:  mov eax, 0x01020304
+stages_patched_byte:
+    add rax, [rdi + rcx * 2]
+    ret
+5:  add qword ptr [rsp], 2
+    ret
+program_end patched
+
     .section .note.GNU-stack, "", @progbits

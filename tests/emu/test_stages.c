@@ -13,6 +13,9 @@ DECLARE(modify);
 DECLARE(remap);
 DECLARE(table);
 DECLARE(flags);
+DECLARE(paths);
+DECLARE(patched);
+extern const uint8_t stages_patched_byte[];
 DECLARE(strings);
 DECLARE(vectors);
 DECLARE(x87);
@@ -59,6 +62,34 @@ static void check(const uint8_t *code, const uint8_t *end, prepare_fn prepare)
         const struct emu_profile *profile = emu_profile(two->engine);
         if (profile && slice >= 1000)
             assert_true(profile->steps_translated > vm_position(two) / 4);
+        vm_destroy(one);
+        vm_destroy(two);
+    }
+}
+
+/* The same with a break address; the last run of stage 2 has to have made superblocks. */
+static void check_superblocks(const uint8_t *code, const uint8_t *end, prepare_fn prepare, gva_t address)
+{
+    check(code, end, prepare);
+    uint64_t random = 4;
+    for (unsigned i = 0; i < 2; i++) {
+        const struct engine_points points = {.breaks = &address, .break_count = i};
+        struct vm *one = start(code, end, EMU_STAGE_1_ONLY, prepare);
+        struct vm *two = start(code, end, EMU_STAGE_2_ONLY, prepare);
+        int stop = ENGINE_STOP_LIMIT;
+        while (stop != ENGINE_STOP_HALT) {
+            /* Points come and go while there are superblocks. */
+            bool looks = vm_random(&random) % 3 != 0;
+            one->engine->ops->set_points(one->engine, looks ? &points : NULL);
+            two->engine->ops->set_points(two->engine, looks ? &points : NULL);
+            position_t limit = vm_position(one) + 1 + vm_random(&random) % 700;
+            stop = vm_run(one, limit);
+            assert_int_equal(vm_run(two, limit), stop);
+            assert_int_equal(vm_position(two), vm_position(one));
+            vm_assert_same(one, two);
+        }
+        const struct emu_profile *profile = emu_profile(two->engine);
+        assert_true(!profile || profile->superblocks > 0);
         vm_destroy(one);
         vm_destroy(two);
     }
@@ -276,6 +307,32 @@ static void registers_in_the_frame_and_high_bytes_are_like_all_others(void **sta
     check(stages_registers, stages_registers_end, nothing);
 }
 
+static void prepare_paths(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->gpr[GPR_R8] = VM_CODE + PAGE_SIZE_BYTES;
+    s->gpr[GPR_RSI] = VM_PT_LOW + s->gpr[GPR_R8] / PAGE_SIZE_BYTES * 8;
+}
+
+static void a_path_over_pages_is_left_when_one_is_mapped_elsewhere(void **state)
+{
+    (void)state;
+    check_superblocks(stages_paths, stages_paths_end, prepare_paths, VM_CODE + PAGE_SIZE_BYTES + 4);
+}
+
+static void prepare_patched(struct vm *vm, struct vcpu_state *s)
+{
+    (void)vm;
+    s->gpr[GPR_R8] = VM_CODE + (uint64_t)(stages_patched_byte - stages_patched) - 3;
+}
+
+static void a_path_ends_where_its_code_is_patched_or_its_return_address_changed(void **state)
+{
+    (void)state;
+    check_superblocks(stages_patched, stages_patched_end, prepare_patched,
+                      VM_CODE + (uint64_t)(stages_patched_byte - stages_patched));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +348,8 @@ int main(void)
         cmocka_unit_test(x87_exceptions_may_be_unmasked_and_the_unit_switched_off_between_instructions),
         cmocka_unit_test(divisions_fault_exactly_where_the_quotient_does_not_fit),
         cmocka_unit_test(bit_strings_reach_beyond_their_operand),
+        cmocka_unit_test(a_path_over_pages_is_left_when_one_is_mapped_elsewhere),
+        cmocka_unit_test(a_path_ends_where_its_code_is_patched_or_its_return_address_changed),
         cmocka_unit_test(registers_in_the_frame_and_high_bytes_are_like_all_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
