@@ -544,19 +544,19 @@ program patched
     cmp eax, 5
     jne 2f
     mov [r8], cl
-2:  test ecx, 15
-    jnz 3f
-    call 5f
-    ud2
-3:  dec ecx
+2:  call 5f
+    inc rbx
+    dec ecx
     jnz 1b
     hlt
 4:  mov eax, 0x01020304
 stages_patched_byte:
     add rax, [rdi + rcx * 2]
     ret
-5:  add qword ptr [rsp], 2
-    ret
+5:  test ecx, 7
+    jnz 6f
+    add qword ptr [rsp], 3
+6:  ret
 program_end patched
 
     .section .note.GNU-stack, "", @progbits
