@@ -544,19 +544,29 @@ program patched
     cmp eax, 5
     jne 2f
     mov [r8], cl
-2:  call 5f
-    inc rbx
-    dec ecx
+2:  dec ecx
     jnz 1b
     hlt
 4:  mov eax, 0x01020304
 stages_patched_byte:
     add rax, [rdi + rcx * 2]
     ret
-5:  test ecx, 7
-    jnz 6f
-    add qword ptr [rsp], 3
-6:  ret
 program_end patched
+
+/* A function that returns to the next instruction but one, from time to time. */
+program returns
+    mov ecx, 2000
+1:  call 2f
+    inc rbx
+    dec ecx
+    jnz 1b
+    hlt
+2:  xor eax, eax
+    test ecx, 7
+    setz al
+    lea rax, [rax + rax * 2]
+    add [rsp], rax
+    ret
+program_end returns
 
     .section .note.GNU-stack, "", @progbits

@@ -15,6 +15,7 @@ DECLARE(table);
 DECLARE(flags);
 DECLARE(paths);
 DECLARE(patched);
+DECLARE(returns);
 extern const uint8_t stages_patched_byte[];
 DECLARE(strings);
 DECLARE(vectors);
@@ -326,11 +327,17 @@ static void prepare_patched(struct vm *vm, struct vcpu_state *s)
     s->gpr[GPR_R8] = VM_CODE + (uint64_t)(stages_patched_byte - stages_patched) - 3;
 }
 
-static void a_path_ends_where_its_code_is_patched_or_its_return_address_changed(void **state)
+static void a_path_ends_where_its_code_is_patched(void **state)
 {
     (void)state;
     check_superblocks(stages_patched, stages_patched_end, prepare_patched,
                       VM_CODE + (uint64_t)(stages_patched_byte - stages_patched));
+}
+
+static void a_path_ends_at_a_return_to_elsewhere(void **state)
+{
+    (void)state;
+    check_superblocks(stages_returns, stages_returns_end, nothing, VM_CODE + 5);
 }
 
 int main(void)
@@ -349,7 +356,8 @@ int main(void)
         cmocka_unit_test(divisions_fault_exactly_where_the_quotient_does_not_fit),
         cmocka_unit_test(bit_strings_reach_beyond_their_operand),
         cmocka_unit_test(a_path_over_pages_is_left_when_one_is_mapped_elsewhere),
-        cmocka_unit_test(a_path_ends_where_its_code_is_patched_or_its_return_address_changed),
+        cmocka_unit_test(a_path_ends_where_its_code_is_patched),
+        cmocka_unit_test(a_path_ends_at_a_return_to_elsewhere),
         cmocka_unit_test(registers_in_the_frame_and_high_bytes_are_like_all_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
