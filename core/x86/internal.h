@@ -28,7 +28,7 @@
  * another way after a checkpoint was restored. So entries are never stale: a write to a page table that an entry was
  * made from (RAM_PAGE_TABLE) flushes. Flushing at any time is therefore invisible to the guest.
  */
-#define TLB_ENTRIES 1024u
+#define TLB_ENTRIES 2048u
 
 struct tlb_entry {
     uint64_t read, write, exec;
@@ -68,13 +68,24 @@ struct fault {
 #define TABLE_PAGES_MAX 1024u
 #define TABLE_SLOTS     2048u /* a power of two, more than TABLE_PAGES_MAX */
 
+/* What a page table was used for since it was marked. */
+enum table_role {
+    TABLE_LOWEST, /* level 1, for one linear range */
+    TABLE_LOWER,  /* above that, for addresses of the lower half */
+    TABLE_ROOT,   /* level 4, in long mode */
+    TABLE_ANY     /* several of these, or something else */
+};
+
 /* A page table that TLB entries were made from. */
 struct table_page {
-    uint32_t page; /* RAM page number */
+    uint32_t page;   /* RAM page number */
+    uint16_t writes; /* to it, since it was marked */
     bool used;
-    bool lowest; /* only used as a table of level 1, for the linear range from base */
-    gva_t base;
+    uint8_t role; /* enum table_role */
+    gva_t base;   /* TABLE_LOWEST: of the linear range */
 };
+
+#define LINK_PAGE_WORDS 512u
 
 struct block; /* block.h */
 struct block_cache;
@@ -109,7 +120,7 @@ struct emu {
      * to code there are void then. link_pages remembers by a hash which pages that are.
      */
     uint64_t link_epoch[2];
-    uint64_t link_pages[2][64];
+    uint64_t link_pages[2][LINK_PAGE_WORDS];
     struct code_arena *arena;
     struct decode_cache *decoded;       /* decode_fast.h */
     struct error error;                 /* message of a run that fails */
@@ -129,7 +140,6 @@ struct emu {
     bool has_local_apic;                   /* as the CPU model has it */
     struct table_page tables[TABLE_SLOTS]; /* hash by page: RAM pages with RAM_PAGE_TABLE (tlb.c) */
     unsigned table_count;
-    unsigned table_writes; /* to such pages since they were last forgotten */
     uint64_t tlb_removals; /* grows whenever something is taken out of the TLB other than for want of room */
     bool tlb_clean[TLB_SETS];                /* nothing entered since the last flush */
     unsigned low_count[TLB_SETS];            /* of low_log; TLB_LOW_LOG: it did not hold all */
@@ -170,7 +180,7 @@ enum step deliver_event(struct emu *e, unsigned vector, enum event_class event, 
 /* ---- mmu.c ---- */
 
 void tlb_flush(struct emu *e); /* all contexts, global pages included */
-void tlb_flush_page(struct emu *e, gva_t page);
+void tlb_flush_page(struct emu *e, gva_t linear);
 /* CR3 changed: the lower half, and the upper one too unless both tables say the same of it. */
 void tlb_switch_tables(struct emu *e, uint64_t old_cr3);
 void tlb_flush_writes(struct emu *e); /* write tags only: after the dirty list was cleared */
@@ -319,9 +329,9 @@ static inline unsigned link_half(gva_t linear)
 
 static inline uint64_t *link_page_word(struct emu *e, gva_t linear, uint64_t *bit)
 {
-    uint64_t page = linear >> PAGE_SHIFT, hash = page ^ page >> 12;
+    uint64_t page = linear >> PAGE_SHIFT, hash = page ^ page >> 15;
     *bit = (uint64_t)1 << (hash & 63);
-    return &e->link_pages[link_half(linear)][hash >> 6 & 63];
+    return &e->link_pages[link_half(linear)][hash >> 6 & (LINK_PAGE_WORDS - 1)];
 }
 
 /* Somebody remembers that code may be fetched from linear, as long as link_epoch stays. */

@@ -242,7 +242,29 @@ static struct jit_code *translate(struct jit *j, struct block *b, unsigned key)
 
 static struct jit_code **recent(struct jit *j, uint64_t rip, unsigned key)
 {
-    return &j->recent[(rip ^ rip >> 14 ^ (uint64_t)key << 7) & (RECENT - 1)];
+    return &j->recent[(rip ^ rip >> 16 ^ (uint64_t)key << 7) & (RECENT - 1)];
+}
+
+static void note_mapped(struct emu *e, struct jit_code *code)
+{
+    code->entry_epoch = e->link_epoch[link_half(code->rip)];
+    link_remember(e, code->rip);
+}
+
+/*
+ * The bytes that it starts with are what is to be executed at its address. (A superblock asks for its other pages itself.) The key says
+ * for which kind of access the TLB was asked.
+ */
+static bool is_mapped(struct emu *e, struct jit_code *code)
+{
+    uint64_t rip = code->rip;
+    if (likely(code->entry_epoch == e->link_epoch[link_half(rip)]))
+        return true;
+    const struct tlb_entry *t = &e->tlb[(rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    if (t->exec != (rip & ~PAGE_MASK) || code->host != t->host + (rip & PAGE_MASK))
+        return false;
+    note_mapped(e, code);
+    return true;
 }
 
 const struct jit_code *jit_find_recent(struct emu *e)
@@ -250,11 +272,10 @@ const struct jit_code *jit_find_recent(struct emu *e)
     struct jit *j = e->jit;
     uint64_t rip = e->cpu.rip;
     unsigned key = jit_current_key(e);
-    const struct tlb_entry *t = &e->tlb[(rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
     struct jit_code *code = *recent(j, rip, key);
-    if (!code || code->rip != rip || code->key != key || code->closed || t->exec != (rip & ~PAGE_MASK) ||
-        code->host != t->host + (rip & PAGE_MASK) || j->flushed || !vcpu_in_64bit_code(&e->cpu) ||
-        j->recording.head || !fits(e, code) || superblock_wanted(j, code))
+    if (!code || code->rip != rip || code->key != key || code->closed || j->flushed ||
+        !vcpu_in_64bit_code(&e->cpu) || j->recording.head || !fits(e, code) || !is_mapped(e, code) ||
+        superblock_wanted(j, code))
         return NULL;
     announce(j, code);
     return code;
@@ -278,6 +299,7 @@ const struct jit_code *jit_find(struct emu *e, struct block *b)
     }
     if (!code || superblock_wanted(j, code))
         return NULL;
+    note_mapped(e, code); /* that is how the block was found */
     *recent(j, code->rip, key) = code->super && !code->super->closed ? code->super : code;
     announce(j, code);
     return code;

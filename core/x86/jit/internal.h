@@ -127,6 +127,7 @@ struct jit_code {
     uint8_t *closed_host, *closed_saved; /* where the entries lead when closed */
     uint8_t opening[2][5];               /* their first bytes when open */
     uint8_t key, slot;                   /* slot: of key, in jit.targets */
+    uint64_t entry_epoch;                /* e->link_epoch under which rip is known to lead to host */
     bool closed;
     bool dropped;    /* closed for good */
     bool dead;       /* flags are overwritten before anybody looks: at its entry they may be anything */
@@ -151,7 +152,7 @@ struct jit_target {
 #define TARGETS_KNOWN 1024u
 #define KEY_SLOTS     16u
 #define PAGE_LISTS    4096u
-#define RECENT        16384u
+#define RECENT        65536u
 
 struct jit_targets {
     struct jit_target entry[TARGETS];
