@@ -115,6 +115,7 @@ program smap
     clac
     add rdx, [rsi + 8]
     clac
+    mov rbx, [rdi]          # 3 bytes: #PF, though the page was looked up before
     pushfq
     pop rax
     add rdx, rax
