@@ -40,7 +40,6 @@ struct cursor {
     unsigned op_size, addr_size; /* in bytes */
     bool rex;
     uint8_t encoding; /* enum encoding */
-    bool done;        /* nothing that follows counts */
     struct plan_layout layout;
 };
 
@@ -91,11 +90,10 @@ static const char *read_escape(struct cursor *c, unsigned code_size, char *mixed
         c->at += three ? 2 : 1;
         return three ? NULL : two_bytes;
     }
-    /* Behind REX they are undefined at once. */
+    /* Behind REX they are undefined, and as long as what they are in other modes: LES, LDS, BOUND, POP. */
     if (c->rex) {
-        c->at += 2;
-        c->done = true;
-        return NULL;
+        c->encoding = LEGACY;
+        return one_byte;
     }
     c->at += first == 0xc5 ? 2 : c->encoding == EVEX ? 4 : 3;
     c->op_size = 4;
@@ -195,8 +193,6 @@ static void measure(struct cursor *c, unsigned code_size)
     char what = '.';
     read_prefixes(c, code_size);
     const char *map = read_escape(c, code_size, &what);
-    if (c->done)
-        return;
     uint8_t opcode = peek(c);
     c->at++;
     if (map)
