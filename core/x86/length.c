@@ -217,5 +217,5 @@ bool plan_find_layout(const uint8_t *bytes, size_t available, unsigned code_size
     measure(&c, code_size);
     *out = c.layout;
     out->length = (uint8_t)c.at;
-    return c.at <= available && !c.done;
+    return c.at <= available;
 }
