@@ -162,7 +162,7 @@ struct jit_targets {
 
 #define SUPERBLOCK_DROPS 4u /* so many were in vain: no more from this block */
 #define SUPERBLOCK_PARTS 32u
-#define SUPERBLOCK_STEPS 96u
+#define SUPERBLOCK_STEPS 96u /* a signed byte has room for them */
 
 /* The blocks that follow each other from a hot one on, as stage 1 executes them: superblock.c. */
 struct jit_recording {
@@ -268,8 +268,11 @@ void superblock_sample(struct jit *j, struct jit_code *code);
  * to execute it, and its path will be recorded.
  */
 bool superblock_wanted(struct jit *j, struct jit_code *code);
-/* Notes that its blocks are where they were, or drops it. */
-void superblock_check(struct jit *j, struct jit_code *code);
+/*
+ * Whether its blocks are where they were, which is noted; if they are elsewhere it is dropped. The TLB alone is asked, for the page
+ * tables would have A bits set: false may also mean that nobody knows.
+ */
+bool superblock_check(struct jit *j, struct jit_code *code);
 
 /* ---- probe.c ---- */
 

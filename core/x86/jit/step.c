@@ -55,15 +55,15 @@ static void state_to_frame(const struct emu *e, struct jit_frame *frame, int32_t
 /* ---- going on elsewhere ---- */
 
 /*
- * At a boundary, with all state in struct emu: on to the translation for CS:RIP, if there is one and the run loop has nothing to do
+ * At a boundary, with all state in struct emu: on to the translation for CS:RIP (known, if it is not NULL), if there is one and the run loop has nothing to do
  * before it. Break addresses and landmarks close the translations in which they lie.
  */
-static bool dispatch(struct emu *e, struct jit_frame *frame)
+static bool dispatch(struct emu *e, struct jit_frame *frame, const struct jit_code *known)
 {
     struct jit *j = e->jit;
     if (!run_goes_on(e))
         return false;
-    const struct jit_code *code = jit_find_recent(e);
+    const struct jit_code *code = known ? known : jit_find_recent(e);
     if (!code)
         return false;
     j->profile.dispatches++;
@@ -78,6 +78,7 @@ uint32_t jit_exit(struct emu *e, uintptr_t way, struct jit_frame *frame)
     state_from_frame(e, frame);
     e->position = j->slice_end - (uint64_t)(int64_t)frame->left;
     j->step = STEP_NEXT;
+    const struct jit_code *instead = NULL;
     unsigned kind = way & LINK_KINDS;
     if (kind == LINK_JUMP) {
         j->pending = (struct jit_link *)way;
@@ -89,10 +90,10 @@ uint32_t jit_exit(struct emu *e, uintptr_t way, struct jit_frame *frame)
         j->again = kind == LINK_LIMIT_DEAD || kind == LINK_STALE_DEAD;
         if (kind == LINK_LIMIT || kind == LINK_LIMIT_DEAD)
             superblock_sample(j, next);
-        else if (kind != LINK_CLOSED)
-            superblock_check(j, next);
+        else if (kind != LINK_CLOSED && !superblock_check(j, next) && !next->dropped)
+            instead = next->plain; /* which will touch the pages that nobody knows of */
     }
-    if (!j->again && dispatch(e, frame))
+    if (!j->again && dispatch(e, frame, instead))
         return JIT_DISPATCH;
     j->profile.exits_link += kind == LINK_JUMP;
     j->profile.exits_limit += kind == LINK_LIMIT || kind == LINK_LIMIT_DEAD;
@@ -202,7 +203,7 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
             state_to_frame(e, frame, (int32_t)left);
             return JIT_STAY;
         }
-        return dispatch(e, frame) ? JIT_DISPATCH : leave(e, STEP_NEXT);
+        return dispatch(e, frame, NULL) ? JIT_DISPATCH : leave(e, STEP_NEXT);
     }
     if (unlikely(e->points != NULL) && (step == STEP_JUMP || step == STEP_LEAVE))
         points_note_instruction(e, p, cpl);
@@ -210,7 +211,7 @@ uint32_t jit_step(struct emu *e, const struct jit_site *site, struct jit_frame *
         e->cpu.rip = e->next_rip;
     if (step == STEP_EXIT || step == STEP_LEAVE || step == STEP_JUMP || step == STEP_AGAIN)
         e->position++;
-    if ((step == STEP_JUMP || step == STEP_LEAVE) && dispatch(e, frame))
+    if ((step == STEP_JUMP || step == STEP_LEAVE) && dispatch(e, frame, NULL))
         return JIT_DISPATCH;
     return leave(e, step);
 }

@@ -27,24 +27,22 @@ bool superblock_wanted(struct jit *j, struct jit_code *code)
     return j->recording.head == code;
 }
 
-/* Without asking the page tables: that would set A bits. */
-static bool is_mapped(const struct emu *e, const struct jit_part *part)
-{
-    const struct tlb_entry *t = &e->tlb[(part->rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    return t->exec == (part->rip & ~PAGE_MASK) && t->host + (part->rip & PAGE_MASK) == part->block->host;
-}
-
-void superblock_check(struct jit *j, struct jit_code *code)
+bool superblock_check(struct jit *j, struct jit_code *code)
 {
     struct emu *e = j->e;
     for (unsigned i = 0; i < code->part_count; i++) {
-        if (!is_mapped(e, &code->part[i])) {
+        const struct jit_part *part = &code->part[i];
+        const struct tlb_entry *t = &e->tlb[(part->rip >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+        if (t->exec != (part->rip & ~PAGE_MASK))
+            return false;
+        if (t->host + (part->rip & PAGE_MASK) != part->block->host) {
             jit_code_drop(j, code);
-            return;
+            return false;
         }
-        link_remember(e, code->part[i].rip);
+        link_remember(e, part->rip);
     }
     code->epoch = e->link_epoch[link_half(code->rip)];
+    return true;
 }
 
 bool jit_records(const struct emu *e)
@@ -66,7 +64,10 @@ static void finish(struct jit *j)
     if (!code)
         return;
     jit_publish(j, code);
-    superblock_check(j, code);
+    if (!superblock_check(j, code)) {
+        jit_code_drop(j, code);
+        return;
+    }
     head->super = code;
     jit_redirect(j, head, code);
 }
@@ -84,6 +85,7 @@ void jit_record(struct emu *e, struct block *b, uint64_t rip, enum step step)
     bool fits = r->count < SUPERBLOCK_PARTS && r->steps + b->count <= SUPERBLOCK_STEPS &&
                 link_half(rip) == link_half(head->rip) && !b->host2 && !b->dropped;
     if (r->count == 0 && rip != head->rip) {
+        r->head->samples = 0;
         r->head = NULL;
         return;
     }
