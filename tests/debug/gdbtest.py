@@ -74,7 +74,10 @@ def gdb(trace, *commands, options=(), **keywords):
 
 def position(text):
     """What `when` says."""
-    return int(re.search(r"position ([\d,]+) of", text).group(1).replace(",", ""))
+    found = re.search(r"position ([\d,]+) of", text)
+    if not found:
+        raise AssertionError(f"no position in {text!r}")
+    return int(found.group(1).replace(",", ""))
 
 
 class Case(unittest.TestCase):

@@ -173,7 +173,7 @@ class Sessions:
         first.ask("stepi 5")
         self.assertEqual(position(first.ask("when")), 5)
         first.ask("detach")
-        first.say("quit")
+        first.end()
         deadline = time.monotonic() + gdbtest.TIMEOUT
         here = 5
         while here < 100000 and time.monotonic() < deadline:  # each look stops it for a moment only
