@@ -318,7 +318,10 @@ static void prepare_paths(struct vm *vm, struct vcpu_state *s)
 static void a_path_over_pages_is_left_when_one_is_mapped_elsewhere(void **state)
 {
     (void)state;
+    /* In the middle of a block, and at the starts of two. */
     check_superblocks(stages_paths, stages_paths_end, prepare_paths, VM_CODE + PAGE_SIZE_BYTES + 4);
+    check_superblocks(stages_paths, stages_paths_end, prepare_paths, VM_CODE + PAGE_SIZE_BYTES);
+    check_superblocks(stages_paths, stages_paths_end, prepare_paths, VM_CODE + 2 * PAGE_SIZE_BYTES + 0x800);
 }
 
 static void prepare_patched(struct vm *vm, struct vcpu_state *s)
@@ -340,6 +343,32 @@ static void a_path_ends_at_a_return_to_elsewhere(void **state)
     check_superblocks(stages_returns, stages_returns_end, nothing, VM_CODE + 5);
 }
 
+static bool accept(void *context, const struct vcpu_state *s)
+{
+    (void)context;
+    (void)s;
+    return true;
+}
+
+/* Superblocks are made while a landmark is searched for, of code that has its RIP and is passed often. */
+static void a_landmark_is_found_on_a_path(void **state)
+{
+    (void)state;
+    for (position_t at = 500; at < 4000; at += 33) {
+        struct vm *one = start(stages_returns, stages_returns_end, EMU_STAGE_1_ONLY, nothing);
+        struct vm *two = start(stages_returns, stages_returns_end, EMU_STAGE_2_ONLY, nothing);
+        vm_run(one, at);
+        struct engine_match match = {
+            .rip = vm_state(one)->rip, .rflags = vm_state(one)->rflags, .accept = accept};
+        memcpy(match.gpr, vm_state(one)->gpr, sizeof(match.gpr));
+        struct engine_request request = {.limit = 100000, .match = &match};
+        assert_int_equal(vm_run_request(two, &request), ENGINE_STOP_MATCH);
+        assert_int_equal(vm_position(two), at);
+        vm_destroy(one);
+        vm_destroy(two);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +387,7 @@ int main(void)
         cmocka_unit_test(a_path_over_pages_is_left_when_one_is_mapped_elsewhere),
         cmocka_unit_test(a_path_ends_where_its_code_is_patched),
         cmocka_unit_test(a_path_ends_at_a_return_to_elsewhere),
+        cmocka_unit_test(a_landmark_is_found_on_a_path),
         cmocka_unit_test(registers_in_the_frame_and_high_bytes_are_like_all_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
