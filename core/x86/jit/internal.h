@@ -239,6 +239,8 @@ void *jit_pool_take(struct jit *j, size_t bytes);
 void jit_drop_everything(struct jit *j);
 /* The run loop has to look at some boundary of the code at rip. */
 bool jit_must_look(const struct jit *j, uint64_t rip, uint64_t bytes);
+/* The same for blocks. */
+bool jit_must_look_at(const struct jit *j, const struct jit_part *parts, unsigned count);
 /* The translations of the linear page of rip, linked by page_next. */
 struct jit_part **jit_page_list(struct jit *j, uint64_t rip);
 /* The translation cannot be entered any longer. */

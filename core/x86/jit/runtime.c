@@ -92,12 +92,18 @@ struct jit_part **jit_page_list(struct jit *j, uint64_t rip)
     return &j->pages[(page ^ page >> 12) & (PAGE_LISTS - 1)];
 }
 
+bool jit_must_look_at(const struct jit *j, const struct jit_part *parts, unsigned count)
+{
+    bool look = false;
+    for (unsigned i = 0; i < count && !look; i++)
+        look = jit_must_look(j, parts[i].rip, parts[i].block->bytes);
+    return look;
+}
+
 static bool code_must_look(const struct jit *j, const struct jit_code *code)
 {
-    bool look = jit_must_look(j, code->rip, code->bytes);
-    for (unsigned i = 1; i < code->part_count && !look; i++)
-        look = jit_must_look(j, code->part[i].rip, code->part[i].block->bytes);
-    return look;
+    return code->part_count ? jit_must_look_at(j, code->part, code->part_count)
+                            : jit_must_look(j, code->rip, code->bytes);
 }
 
 static void look_again(struct jit *j, const struct jit_part *list)

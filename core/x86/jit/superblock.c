@@ -50,16 +50,6 @@ bool jit_records(const struct emu *e)
     return e->jit && e->jit->recording.head;
 }
 
-/* Stage 1 came past an address at which the run loop has to look: a break address, a landmark's RIP. */
-static bool must_look(const struct jit *j)
-{
-    const struct jit_recording *r = &j->recording;
-    bool look = false;
-    for (unsigned i = 0; i < r->count && !look; i++)
-        look = jit_must_look(j, r->part[i].rip, r->part[i].block->bytes);
-    return look;
-}
-
 /* The path so far becomes a superblock, if it is worth it. */
 static void finish(struct jit *j)
 {
@@ -67,8 +57,8 @@ static void finish(struct jit *j)
     struct jit_code *head = r->head;
     struct jit_code *code = NULL;
     uint64_t start = emu_profile_now_ns(j->e);
-    if (must_look(j))
-        head->samples = 0; /* another time */
+    if (jit_must_look_at(j, r->part, r->count)) /* stage 1 came past a break address, or a landmark's RIP */
+        head->samples = 0;                      /* another time */
     else if (r->count > 1 && !head->dropped && !head->closed)
         code = jit_translate_superblock(j, r);
     j->e->translate_ns += emu_profile_now_ns(j->e) - start;
